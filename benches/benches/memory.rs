@@ -1,0 +1,2 @@
+//! The pure parts: signatures as text, planning and advancing.
+fn main() {}

@@ -1,0 +1,399 @@
+//! One delivery, from top to bottom.
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use canvas_core::broker::{Delivery, Receipt, Settle, Settled};
+use canvas_core::protocol::DeliveryInfo;
+use canvas_core::task::Arguments;
+use canvas_core::{
+    Committed, Ctx, Effect, Errback, Errbacks, Error, ExceptionInfo, Failure, Outcome, Request, ResultTree,
+    State, TaskError, TaskMeta, advance, inside_task,
+};
+use chrono::Utc;
+use futures_util::FutureExt;
+use serde_json::{Value, json};
+use tracing::Instrument;
+
+use crate::builtins;
+use crate::run::{Node, Phase};
+
+/// Sees a delivery through.
+pub(crate) async fn delivery(node: Arc<Node>, delivery: Delivery) {
+    let info = DeliveryInfo {
+        queue: delivery.queue.clone(),
+        redelivered: delivery.redelivered,
+    };
+    match Request::decode(&delivery.message, info.clone()) {
+        Ok(request) => {
+            let span = tracing::info_span!(
+                "task",
+                task_id = %request.id,
+                root_id = %request.root_id(),
+                name = %request.task,
+                retries = request.retries(),
+            );
+            request_run(&node, delivery, request).instrument(span).await;
+        }
+        Err(error) => malformed(&node, &delivery, info, error).await,
+    }
+}
+
+async fn request_run(node: &Node, delivery: Delivery, request: Request) {
+    // The time may have come while the message was on its way.
+    if request.headers.eta.is_some_and(|eta| eta > Utc::now()) && !is_over(node, &request) {
+        return put_off(node, delivery, &request).await;
+    }
+    let slot = tokio::select! {
+        biased;
+        () = node.reached(Phase::Warm) => return settle(node, &delivery.receipt, Settle::Requeue).await,
+        slot = node.slots.acquire() => slot,
+    };
+    let Ok(_slot) = slot else { return };
+    let unrun = before(node, &delivery, &request).await;
+    // Only what is run is acknowledged early: the rest may have to be kept as
+    // a dead letter.
+    let late = unrun.is_some() || acks_late(node, &request);
+    if !late {
+        settle(node, &delivery.receipt, Settle::Ack).await;
+    }
+    let (mut outcome, launched) = match unrun {
+        Some(outcome) => outcome,
+        None => run(node, &request).await,
+    };
+    if let Outcome::Error(TaskError::Reject { requeue, .. }) = &mut outcome {
+        // What was acknowledged cannot be requeued, so it ends.
+        *requeue &= late;
+    }
+    let Some(how) = finish(node, request, outcome, launched).await else {
+        return;
+    };
+    if late {
+        settle(node, &delivery.receipt, how).await;
+    }
+}
+
+fn acks_late(node: &Node, request: &Request) -> bool {
+    let own = node.app.tasks().options(&request.task);
+    own.and_then(|options| options.acks_late)
+        .unwrap_or(node.app.config().task_acks_late)
+}
+
+fn is_over(node: &Node, request: &Request) -> bool {
+    request.has_expired(Utc::now()) || node.revoked.contains(&request.id)
+}
+
+/// A task whose time has not come: kept by the broker if it can, else here.
+async fn put_off(node: &Node, delivery: Delivery, request: &Request) {
+    match request.headers.eta {
+        Some(eta) if node.broker().info().defers => {
+            settle(node, &delivery.receipt, Settle::Defer(eta)).await;
+        }
+        _ => node.hold(delivery),
+    }
+}
+
+/// Reasons not to run the task, and what it comes to then.
+async fn before(
+    node: &Node,
+    delivery: &Delivery,
+    request: &Request,
+) -> Option<(Outcome, Vec<ResultTree>)> {
+    let done = |outcome| Some((outcome, Vec::new()));
+    if node.revoked.contains(&request.id) {
+        tracing::info!("discarded: revoked");
+        return done(Outcome::Revoked("revoked"));
+    }
+    if request.has_expired(Utc::now()) {
+        tracing::info!("discarded: expired");
+        return done(Outcome::Revoked("expired"));
+    }
+    let limit = node.app.config().task_delivery_limit;
+    if limit > 0 && delivery.deliveries > limit {
+        let text = format!(
+            "delivered {} times and never finished: it may be killing its workers",
+            delivery.deliveries - 1
+        );
+        tracing::error!("{text}");
+        let exception = ExceptionInfo::new("billiard.exceptions", "WorkerLostError", text);
+        return done(Outcome::Refused(exception));
+    }
+    if !is_known(node, &request.task) {
+        tracing::error!(
+            "unregistered task; this worker knows {:?}",
+            node.app.tasks()
+        );
+        let exception = ExceptionInfo::celery("NotRegistered", request.task.to_string());
+        return done(Outcome::Refused(exception));
+    }
+    // A message that comes again after its task has succeeded need not run
+    // it again, but what follows may not have been sent.
+    if request.may_be_repeat() && node.app.config().worker_deduplicate_successful_tasks {
+        let stored = node
+            .app
+            .backend()
+            .load(std::slice::from_ref(&request.id))
+            .await;
+        if let Some(meta) = stored.ok().and_then(|mut found| found.pop()).flatten()
+            && meta.status == State::Success
+        {
+            tracing::info!("has succeeded before; going on from its stored result");
+            return done(Outcome::Success(meta.result));
+        }
+    }
+    None
+}
+
+fn is_known(node: &Node, task: &str) -> bool {
+    let built_in = ["accumulate", "map", "starmap", "chunks"];
+    node.app.tasks().get(task).is_some()
+        || node.app.primitives().get(task).is_some()
+        || task
+            .strip_prefix("celery.")
+            .is_some_and(|name| built_in.contains(&name))
+}
+
+/// Runs the task.
+async fn run(node: &Node, request: &Request) -> (Outcome, Vec<ResultTree>) {
+    let app = &node.app;
+    let options = app.tasks().options(&request.task);
+    let tracked = options.and_then(|o| o.track_started);
+    // Nothing would ever follow the state of a task whose result is dropped.
+    let ignored = request.headers.ignore_result.unwrap_or_else(|| {
+        options.is_some_and(|o| o.ignore_result) || app.config().task_ignore_result
+    });
+    if !ignored && tracked.unwrap_or(app.config().task_track_started) {
+        let mut meta = TaskMeta::new(request.id.clone(), State::Started);
+        meta.result = json!({ "pid": std::process::id(), "hostname": node.name });
+        meta.group_id.clone_from(&request.headers.group);
+        meta.parent_id.clone_from(&request.headers.parent_id);
+        if let Err(error) = app.backend().store(&meta).await {
+            tracing::warn!(%error, "STARTED could not be stored");
+        }
+    }
+    let ctx = Ctx::new(app.clone(), request.clone());
+    let token = node.revoked.started(&ctx);
+    let limit = request
+        .time_limit()
+        .or_else(|| options.and_then(|o| o.time_limit));
+    let started = std::time::Instant::now();
+    let outcome = tokio::select! {
+        biased;
+        () = token.cancelled() => Outcome::Revoked("terminated"),
+        result = limited(limit, call(&ctx)) => match result {
+            Ok(value) => Outcome::Success(value),
+            Err(error) => Outcome::Error(error),
+        },
+    };
+    node.revoked.ended(&request.id);
+    log(&outcome, started.elapsed());
+    (outcome, ctx.children())
+}
+
+fn log(outcome: &Outcome, took: Duration) {
+    match outcome {
+        Outcome::Success(_) => tracing::info!(?took, "succeeded"),
+        Outcome::Error(TaskError::Failed(failure)) => {
+            tracing::error!(?took, error = %failure.exception, traceback = failure.traceback, "failed");
+        }
+        Outcome::Error(TaskError::Retry(_)) => tracing::info!(?took, "wants to be retried"),
+        Outcome::Error(TaskError::Replaced(_)) => tracing::info!(?took, "replaced"),
+        other => tracing::info!(?took, ?other, "ended"),
+    }
+}
+
+/// The hard time limit, as far as dropping a future can keep it.
+async fn limited(
+    limit: Option<Duration>,
+    task: impl Future<Output = Result<Value, TaskError>>,
+) -> Result<Value, TaskError> {
+    let Some(limit) = limit else {
+        return task.await;
+    };
+    match tokio::time::timeout(limit, task).await {
+        Ok(result) => result,
+        Err(_) => {
+            let mut exception = ExceptionInfo::new("billiard.exceptions", "TimeLimitExceeded", "");
+            exception.exc_message = vec![json!(limit.as_secs_f64())];
+            Err(TaskError::failed(exception))
+        }
+    }
+}
+
+/// Calls whatever the request names, and survives its panic.
+async fn call(ctx: &Ctx) -> Result<Value, TaskError> {
+    let request = ctx.request();
+    let call = Arguments {
+        args: request.args.clone(),
+        kwargs: request.kwargs.clone(),
+    };
+    let app = ctx.app();
+    let work = async {
+        if let Some(task) = app.tasks().get(&request.task) {
+            return task.run(ctx.clone(), call).await;
+        }
+        if let Some(primitive) = app.primitives().get(&request.task) {
+            let canvas = primitive.expand(call)?;
+            return Err(TaskError::Replaced(Box::new(canvas)));
+        }
+        let built_in = builtins::run(ctx, &call).await;
+        built_in.unwrap_or_else(|| Err(TaskError::msg("unregistered task")))
+    };
+    let caught = AssertUnwindSafe(inside_task(work)).catch_unwind().await;
+    caught.unwrap_or_else(|panic| Err(panicked(&*panic)))
+}
+
+fn panicked(payload: &(dyn Any + Send)) -> TaskError {
+    let text = payload
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without a message".to_owned());
+    TaskError::Failed(Box::new(Failure {
+        traceback: Some(format!("the task panicked: {text}")),
+        exception: ExceptionInfo::new("canvas", "Panic", text),
+    }))
+}
+
+/// Commits what follows, for as long as it takes; `None` if the worker was
+/// stopped meanwhile, and the message is to come again.
+async fn finish(
+    node: &Node,
+    mut request: Request,
+    mut outcome: Outcome,
+    launched: Vec<ResultTree>,
+) -> Option<Settle> {
+    let committer = node.app.committer();
+    let mut wait = Duration::from_millis(50);
+    loop {
+        let all = !matches!(outcome, Outcome::Success(_));
+        let error = match committer.complete(&mut request, all).await {
+            Ok(()) => {
+                let now = Utc::now();
+                let step = advance(
+                    node.app.env(),
+                    &request,
+                    outcome.clone(),
+                    launched.clone(),
+                    now,
+                );
+                let errbacks = CallHere { node };
+                match committer.commit(&request, step.effects, &errbacks).await {
+                    Ok(Committed::All) => return Some(step.settle),
+                    Ok(Committed::Superseded(value)) => {
+                        tracing::info!("another run has succeeded before; going on from its result");
+                        outcome = Outcome::Success(value);
+                        continue;
+                    }
+                    Err(error) => error,
+                }
+            }
+            // What follows has expired: the task's own result stands, and the
+            // chain ends in an error instead of never.
+            Err(Error::MalformedMessage { reason, .. }) => {
+                tracing::error!("{reason}");
+                let exception = ExceptionInfo::celery("ImproperlyConfigured", reason);
+                outcome = Outcome::Error(TaskError::failed(exception));
+                continue;
+            }
+            Err(error) => error,
+        };
+        if !error.is_retryable() {
+            tracing::error!(%error, "what follows the task cannot be committed");
+            if matches!(outcome, Outcome::Refused(_)) {
+                return Some(Settle::Reject(error.to_string()));
+            }
+            let exception = ExceptionInfo::celery("BackendStoreError", error.to_string());
+            outcome = Outcome::Refused(exception);
+            continue;
+        }
+        tracing::warn!(%error, ?wait, "committing failed; trying again");
+        // From here on it is as if the message had come again.
+        request.delivery.redelivered = true;
+        tokio::select! {
+            () = node.reached(Phase::Cold) => return None,
+            () = tokio::time::sleep(wait) => {}
+        }
+        wait = (wait * 2)
+            .min(Duration::from_secs(5))
+            .mul_f64(0.75 + fastrand::f64() / 2.0);
+    }
+}
+
+async fn settle(node: &Node, receipt: &Receipt, how: Settle) {
+    match node.broker().settle(receipt, how).await {
+        Ok(Settled::Done) => {}
+        Ok(Settled::Stale) => tracing::warn!(
+            tag = %receipt.tag,
+            "the lease had passed to another worker, which now has this task"
+        ),
+        Err(error) => tracing::warn!(%error, "settling failed; the message will come again"),
+    }
+    node.flights.landed(receipt);
+}
+
+/// A message that cannot be read: kept as a dead letter, and an error for
+/// whoever waits, where the id can be told.
+async fn malformed(node: &Node, delivery: &Delivery, info: DeliveryInfo, error: Error) {
+    tracing::error!(queue = %delivery.queue, %error, "message rejected");
+    let kind = match &*delivery.message.properties.content_type {
+        "application/json" => "DecodeError",
+        _ => "ContentDisallowed",
+    };
+    let exception = ExceptionInfo::new("kombu.exceptions", kind, error.to_string());
+    if let Some(request) = Request::salvage(&delivery.message, info) {
+        let refused = Outcome::Refused(exception);
+        if let Some(how) = finish(node, request, refused, Vec::new()).await {
+            settle(node, &delivery.receipt, how).await;
+        }
+        return;
+    }
+    if let Error::MalformedMessage { id: Some(id), .. } = &error {
+        let headers = &delivery.message.headers;
+        let mut meta = TaskMeta::new(id.clone(), State::Failure);
+        meta.result = exception.to_value();
+        meta.date_done = Some(Utc::now());
+        meta.group_id.clone_from(&headers.group);
+        meta.parent_id.clone_from(&headers.parent_id);
+        let store = vec![Effect::Store(Box::new(meta))];
+        if let Err(error) = node.app.committer().send(store).await {
+            tracing::warn!(%error, "the error of a malformed message could not be stored");
+        }
+    }
+    settle(node, &delivery.receipt, Settle::Reject(error.to_string())).await;
+}
+
+/// Calls error callbacks in this process.
+struct CallHere<'a> {
+    node: &'a Node,
+}
+
+#[async_trait]
+impl Errbacks for CallHere<'_> {
+    async fn call(&self, errback: Errback) {
+        let Errback {
+            signature,
+            request,
+            exception,
+            traceback,
+        } = errback;
+        let Some(task) = self.node.app.tasks().get(&signature.task) else {
+            return;
+        };
+        let mut args = vec![request.to_value(), exception.to_value(), json!(traceback)];
+        args.extend(signature.args);
+        let kwargs = signature.kwargs;
+        let ctx = Ctx::new(self.node.app.clone(), request);
+        let work = inside_task(task.run(ctx, Arguments { args, kwargs }));
+        match AssertUnwindSafe(work).catch_unwind().await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => {
+                tracing::error!(errback = task.name(), ?error, "error callback failed")
+            }
+            Err(_) => tracing::error!(errback = task.name(), "error callback panicked"),
+        }
+    }
+}

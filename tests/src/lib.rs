@@ -1,0 +1,9 @@
+//! Tests across the crates of canvas, and what they share.
+
+pub mod faults;
+pub mod random;
+pub mod support;
+
+/// The book: its code blocks are run as tests of this crate.
+#[cfg(doctest)]
+mod book;

@@ -1,0 +1,64 @@
+//! `cargo xtask test`: the whole proof, on a clean clone with only Rust.
+
+use std::time::Duration;
+
+use crate::run::{Tally, cargo};
+use crate::workspace;
+
+/// An example prints what it has to say within seconds.
+const EXAMPLE: Duration = Duration::from_secs(120);
+
+/// The scale run has a million tasks to do, on whatever machine this is.
+const SCALE: Duration = Duration::from_secs(1200);
+
+pub(crate) fn test(extra: &[String]) -> Result<(), String> {
+    let mut tally = Tally::default();
+    if extra.is_empty() {
+        proof(&mut tally)?;
+    } else {
+        println!("with arguments, only `cargo test` runs: no example, no bench, no scale run\n");
+        tally.tests(cargo_test(extra));
+    }
+    tally.finish()
+}
+
+/// All of it: what `cargo xtask ci` ends with, too.
+///
+/// Everything is asked for from the root and never with `-p`: cargo then
+/// chooses the same features each time, and builds nothing twice.
+pub(crate) fn proof(tally: &mut Tally) -> Result<(), String> {
+    tally.tests(cargo_test(&[]));
+    for example in examples()? {
+        tally.check(cargo(&format!("run --quiet --example {example}")), EXAMPLE);
+    }
+    // Each once, unmeasured: so that they work when somebody wants to measure.
+    for bench in ["core", "memory"] {
+        tally.check(cargo(&format!("test --quiet --bench {bench}")), SCALE);
+    }
+    // The figure is the peak of a whole process, so each part has its own.
+    for part in ["chain", "group"] {
+        tally.check(cargo(&format!("run --quiet --bin scale -- {part}")), SCALE);
+    }
+    Ok(())
+}
+
+fn cargo_test(extra: &[String]) -> std::process::Command {
+    // All failures are worth knowing, and the sum needs every test to run.
+    let mut command = cargo("test --workspace --no-fail-fast");
+    command.args(extra);
+    command
+}
+
+/// The examples, as they are in the directory: none can be forgotten here.
+fn examples() -> Result<Vec<String>, String> {
+    let directory = workspace::root().join("crates/canvas/examples");
+    let entries = std::fs::read_dir(&directory).map_err(|e| format!("{}: {e}", directory.display()))?;
+    let name = |path: std::path::PathBuf| {
+        let is_rust = path.extension().is_some_and(|extension| extension == "rs");
+        is_rust.then(|| path.file_stem().map(|stem| stem.to_string_lossy().into_owned()))?
+    };
+    let mut names: Vec<String> =
+        entries.flatten().filter_map(|entry| name(entry.path())).collect();
+    names.sort_unstable();
+    Ok(names)
+}
