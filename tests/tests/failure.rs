@@ -1,6 +1,11 @@
 //! What becomes of a canvas when something in it fails. The rules are Celery's;
 //! that every result ends is ours.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "clippy knows a test only by its attribute, not what it calls"
+)]
+
 use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::fmt;

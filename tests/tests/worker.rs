@@ -1,5 +1,10 @@
 //! The worker: how much it takes, what it gives back, and what it survives.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "clippy knows a test only by its attribute, not what it calls"
+)]
+
 use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
@@ -120,6 +125,24 @@ async fn as_many_tasks_run_at_a_time_as_allowed_and_no_more() {
     value(&result).await;
     worker.stop().await;
     assert_eq!(most.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tasks_start_in_the_order_in_which_they_came() {
+    let log = Log::new();
+    let app = build(builder().task_object(log.task("note")));
+    let result = apply(&app, group((0..200).map(|n| call("note").arg(n)))).await;
+    let worker = app
+        .worker()
+        .concurrency(1)
+        .prefetch(20)
+        .start()
+        .await
+        .unwrap();
+    value(&result).await;
+    worker.stop().await;
+    let want: Vec<Value> = (0..200).map(|n| json!([n])).collect();
+    assert_eq!(log.entries(), want);
 }
 
 /// Runs until it is told that it was called off; notes its id when it begins
@@ -967,6 +990,17 @@ async fn a_continuation_that_is_no_signature_ends_in_an_error() {
         );
         app.backend().forget(&["m".into()]).await.unwrap();
     }
+    // A body is only read when its header is complete.
+    let mut member = with_body(&b"[[], {\"value\": 1}, {\"chord\": 3}]"[..]);
+    member.headers.group = Some("g".into());
+    let to = Destination::queue("celery");
+    let message = member;
+    app.broker()
+        .publish(vec![Outgoing { to, message }])
+        .await
+        .unwrap();
+    eventually("a dead letter", async || dead(&app).await.len() == 1).await;
+    assert!(ended(&app, &"m".into()).await.status.is_ready());
     assert_eq!(value(&apply(&app, ok("alive")).await).await, json!("alive"));
     worker.stop().await;
 }

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::id::Id;
 use crate::memory::{MemoryBackend, MemoryBroker};
 use crate::plan::{Env, RouteFn};
-use crate::primitive::{Primitive, PrimitiveRegistry};
+use crate::primitive::{Primitive, PrimitiveRegistry, needs_join, normalize};
 use crate::protocol::{Headers, Message, Properties};
 use crate::result::{AsyncResult, ResultTree};
 use crate::signature::{Kwargs, Signature};
@@ -122,8 +122,8 @@ impl Canvas {
         kwargs: &Kwargs,
     ) -> Result<AsyncResult> {
         let canvas = canvas.into();
+        self.check_joins(&canvas)?;
         let (effects, tree) = advance::apply(self.env(), canvas, args, kwargs, Utc::now())?;
-        self.check_joins(&effects)?;
         self.committer().send(effects).await?;
         Ok(AsyncResult::new(self.clone(), tree))
     }
@@ -140,21 +140,18 @@ impl Canvas {
         self.apply(Signature::new(task).args(args)).await
     }
 
-    /// Refuses a chord before any of it is sent, if nothing could join it.
-    fn check_joins(&self, effects: &[crate::Effect]) -> Result<()> {
+    /// Refuses a canvas with a chord anywhere in it before any of it is sent,
+    /// if nothing could join it.
+    pub(crate) fn check_joins(&self, canvas: &Signature) -> Result<()> {
         let info = self.backend().info();
-        let joins = effects
-            .iter()
-            .any(|e| matches!(e, crate::Effect::OpenJoin(_)));
-        if joins && !info.join {
-            return Err(Error::Unsupported {
-                operation: "backend.open_join",
-                driver: info.url,
-                hint: "chords need a backend that can join: redis, memcache, sql or memory"
-                    .to_owned(),
-            });
+        if info.join || !needs_join(&normalize(canvas.clone())?) {
+            return Ok(());
         }
-        Ok(())
+        Err(Error::Unsupported {
+            operation: "backend.open_join",
+            driver: info.url,
+            hint: "chords need a backend that can join, such as memory://".to_owned(),
+        })
     }
 
     /// A handle on the result of a task, by id.

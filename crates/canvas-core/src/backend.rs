@@ -35,7 +35,7 @@ pub trait Backend: Send + Sync + Debug {
     /// [`Error::Connection`](crate::Error::Connection).
     async fn load(&self, ids: &[Id]) -> Result<Vec<Option<TaskMeta>>>;
 
-    /// Removes states.
+    /// Removes states, and the joins that have these ids.
     ///
     /// # Errors
     /// [`Error::Connection`](crate::Error::Connection).

@@ -132,14 +132,18 @@ impl Ctx {
     ///
     /// Celery: `Task.replace`.
     ///
-    /// ```ignore
-    /// return Err(ctx.replace(group(pages.map(fetch::s)) | merge::partial()));
+    /// ```
+    /// # use canvas_core::{Ctx, Signature, TaskError, group};
+    /// async fn fetch_all(ctx: &Ctx, pages: Vec<u64>) -> Result<String, TaskError> {
+    ///     let fetch = pages.into_iter().map(|page| Signature::new("fetch").arg(page));
+    ///     Err(ctx.replace(group(fetch) | Signature::new("merge")))
+    /// }
     /// ```
     pub fn replace(&self, canvas: impl Into<Signature>) -> TaskError {
         TaskError::Replaced(Box::new(canvas.into()))
     }
 
-    /// Asks to be run again: return the error that [`RetryRequest::into`] gives.
+    /// Asks to be run again: return the error that `into()` makes of it.
     ///
     /// Celery: `Task.retry`.
     pub fn retry(&self) -> RetryRequest {
@@ -211,8 +215,13 @@ impl Ctx {
 
 /// A retry to be filled in; `?` or `.into()` makes the error of it.
 ///
-/// ```ignore
-/// Err(ctx.retry().countdown(Duration::from_secs(5)).because(error))
+/// ```
+/// # use canvas_core::{Ctx, TaskError};
+/// # use std::time::Duration;
+/// async fn fetch(ctx: &Ctx, path: String) -> Result<String, TaskError> {
+///     std::fs::read_to_string(&path)
+///         .map_err(|error| ctx.retry().countdown(Duration::from_secs(5)).because(error))
+/// }
 /// ```
 #[derive(Debug, Clone)]
 #[must_use = "a retry only happens if the task returns it as its error"]

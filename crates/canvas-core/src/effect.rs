@@ -11,7 +11,7 @@ use crate::protocol::{REPEAT, Request, Sealed, TaskMeta};
 use crate::signature::Signature;
 
 /// One change to the broker or the backend, decided by
-/// [`advance`](crate::advance) and made by a [`Committer`](crate::Committer).
+/// [`advance`](crate::advance()) and made by a [`Committer`](crate::Committer).
 ///
 /// Making an effect twice is the same as making it once: stores keep the first
 /// SUCCESS, members arrive once, and what is published twice has the same id.

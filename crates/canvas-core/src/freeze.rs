@@ -212,7 +212,7 @@ mod tests {
         assert_eq!(tree.id, Id::from("3"));
         let parent = tree.parent.unwrap();
         assert_eq!(parent.id, Id::from("2"));
-        assert_eq!(parent.parent.unwrap().id, Id::from("1"));
+        assert_eq!(parent.parent.as_ref().unwrap().id, Id::from("1"));
     }
 
     #[test]
@@ -222,7 +222,7 @@ mod tests {
         assert_eq!(tree.id, Id::from("body"));
         let header = tree.parent.unwrap();
         assert_eq!(header.members.as_ref().map(Vec::len), Some(2));
-        assert_eq!(canvas.options.task_id(), Some(header.id));
+        assert_eq!(canvas.options.task_id(), Some(header.id.clone()));
     }
 
     #[test]

@@ -75,6 +75,7 @@ impl Group {
             task: None,
         };
         for (index, mut member) in self.members.enumerate() {
+            app.check_joins(&member)?;
             member.options.set("group_id", id.as_str());
             member.options.set("group_index", index);
             let (mut more, mut node) =

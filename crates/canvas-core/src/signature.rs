@@ -569,6 +569,15 @@ impl From<Signature> for Value {
     }
 }
 
+/// An argument as Python shows it; a signature as a canvas.
+fn shown(value: &Value) -> String {
+    let is_signature = value.get("task").is_some() && value.get("subtask_type").is_some();
+    if is_signature && let Ok(signature) = Signature::from_value(value.clone()) {
+        return deep(|| signature.to_string());
+    }
+    crate::protocol::repr::value(value)
+}
+
 impl std::fmt::Display for Signature {
     /// Much as Celery's `repr`: `add(2, 2) | mul(4)`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -609,11 +618,11 @@ impl std::fmt::Display for Signature {
                 };
                 for value in &self.args {
                     sep(f)?;
-                    f.write_str(&crate::protocol::repr::value(value))?;
+                    f.write_str(&shown(value))?;
                 }
                 for (key, value) in &self.kwargs {
                     sep(f)?;
-                    write!(f, "{key}={}", crate::protocol::repr::value(value))?;
+                    write!(f, "{key}={}", shown(value))?;
                 }
                 f.write_str(")")
             }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::time::Duration;
 
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -11,6 +12,7 @@ use crate::error::Result;
 use crate::id::Id;
 use crate::result::AsyncResult;
 use crate::signature::Signature;
+use crate::state::State;
 
 /// A [`Signature`] that says what it takes from the step before it (`In`, `()`
 /// for nothing) and what it gives to the next one (`Out`).
@@ -60,6 +62,36 @@ impl<In, Out> Sig<In, Out> {
     #[must_use]
     pub fn set(self, key: &str, value: impl Into<Value>) -> Self {
         self.with(|s| s.set(key, value))
+    }
+
+    /// [`Signature::queue`].
+    #[must_use]
+    pub fn queue(self, name: &str) -> Self {
+        self.with(|s| s.queue(name))
+    }
+
+    /// [`Signature::priority`].
+    #[must_use]
+    pub fn priority(self, priority: u8) -> Self {
+        self.with(|s| s.priority(priority))
+    }
+
+    /// [`Signature::countdown`].
+    #[must_use]
+    pub fn countdown(self, delay: Duration) -> Self {
+        self.with(|s| s.countdown(delay))
+    }
+
+    /// [`Signature::expires_in`].
+    #[must_use]
+    pub fn expires_in(self, after: Duration) -> Self {
+        self.with(|s| s.expires_in(after))
+    }
+
+    /// [`Signature::ignore_result`].
+    #[must_use]
+    pub fn ignore_result(self, ignore: bool) -> Self {
+        self.with(|s| s.ignore_result(ignore))
     }
 
     /// Then runs `next` with the result of this.
@@ -173,6 +205,23 @@ impl<Out: DeserializeOwned> TypedResult<Out> {
     /// As [`AsyncResult::get`].
     pub async fn get(&self) -> Result<Out> {
         self.result.get_as().await
+    }
+
+    /// Waits for the value at most this long.
+    ///
+    /// # Errors
+    /// As [`AsyncResult::get_timeout`].
+    pub async fn get_timeout(&self, timeout: Duration) -> Result<Out> {
+        self.result.get_timeout(timeout).await?;
+        self.result.get_as().await
+    }
+
+    /// The state.
+    ///
+    /// # Errors
+    /// The backend's error.
+    pub async fn state(&self) -> Result<State> {
+        self.result.state().await
     }
 
     /// The id.

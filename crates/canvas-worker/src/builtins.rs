@@ -63,7 +63,15 @@ async fn map(ctx: &Ctx, call: &Arguments, star: bool) -> Result<Value, TaskError
         };
         args.extend(signature.args.iter().cloned());
         let kwargs = signature.kwargs.clone();
-        values.push(task.run(ctx.clone(), Arguments { args, kwargs }).await?);
+        let result = task.run(ctx.clone(), Arguments { args, kwargs }).await;
+        values.push(match result {
+            // It would take the place of the whole map.
+            Err(TaskError::Replaced(_)) => {
+                let task = task.name();
+                return Err(type_error(&format!("{task} cannot be replaced inside a map")));
+            }
+            result => result?,
+        });
     }
     Ok(Value::Array(values))
 }

@@ -19,10 +19,10 @@ use serde_json::{Value, json};
 use tracing::Instrument;
 
 use crate::builtins;
-use crate::run::{Node, Phase};
+use crate::run::{Node, Phase, Turn};
 
 /// Sees a delivery through.
-pub(crate) async fn delivery(node: Arc<Node>, delivery: Delivery) {
+pub(crate) async fn delivery(node: Arc<Node>, delivery: Delivery, turn: Turn) {
     let info = DeliveryInfo {
         queue: delivery.queue.clone(),
         redelivered: delivery.redelivered,
@@ -36,13 +36,13 @@ pub(crate) async fn delivery(node: Arc<Node>, delivery: Delivery) {
                 name = %request.task,
                 retries = request.retries(),
             );
-            request_run(&node, delivery, request).instrument(span).await;
+            request_run(&node, delivery, request, turn).instrument(span).await;
         }
         Err(error) => malformed(&node, &delivery, info, error).await,
     }
 }
 
-async fn request_run(node: &Node, delivery: Delivery, request: Request) {
+async fn request_run(node: &Node, delivery: Delivery, request: Request, turn: Turn) {
     // The time may have come while the message was on its way.
     if request.headers.eta.is_some_and(|eta| eta > Utc::now()) && !is_over(node, &request) {
         return put_off(node, delivery, &request).await;
@@ -50,9 +50,9 @@ async fn request_run(node: &Node, delivery: Delivery, request: Request) {
     let slot = tokio::select! {
         biased;
         () = node.reached(Phase::Warm) => return settle(node, &delivery.receipt, Settle::Requeue).await,
-        slot = node.slots.acquire() => slot,
+        slot = turn => slot,
     };
-    let Ok(_slot) = slot else { return };
+    let Some(_slot) = slot else { return };
     let unrun = before(node, &delivery, &request).await;
     // Only what is run is acknowledged early: the rest may have to be kept as
     // a dead letter.
@@ -268,6 +268,8 @@ async fn finish(
 ) -> Option<Settle> {
     let committer = node.app.committer();
     let mut wait = Duration::from_millis(50);
+    // Why what follows a success can never be committed.
+    let mut hopeless = None;
     loop {
         let all = !matches!(outcome, Outcome::Success(_));
         let error = match committer.complete(&mut request, all).await {
@@ -283,6 +285,9 @@ async fn finish(
                 let errbacks = CallHere { node };
                 match committer.commit(&request, step.effects, &errbacks).await {
                     Ok(Committed::All) => return Some(step.settle),
+                    Ok(Committed::Superseded(_)) if hopeless.is_some() => {
+                        return hopeless.map(Settle::Reject);
+                    }
                     Ok(Committed::Superseded(value)) => {
                         tracing::info!("another run has succeeded before; going on from its result");
                         outcome = Outcome::Success(value);
@@ -308,6 +313,7 @@ async fn finish(
             }
             let exception = ExceptionInfo::celery("BackendStoreError", error.to_string());
             outcome = Outcome::Refused(exception);
+            hopeless = Some(error.to_string());
             continue;
         }
         tracing::warn!(%error, ?wait, "committing failed; trying again");

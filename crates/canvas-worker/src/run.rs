@@ -1,11 +1,14 @@
 //! The worker's loop.
 
+use std::future::{poll_fn, ready};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use canvas_core::broker::{ConsumeSpec, Consumer, Delivery, Settle, Subscription};
 use canvas_core::{Broker, CONTROL_EXCHANGE, Canvas, Result};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -14,6 +17,9 @@ use crate::execute;
 use crate::flight::Flights;
 use crate::hold::Hold;
 use crate::worker::Worker;
+
+/// A slot to run in, when it is this task's turn.
+pub(crate) type Turn = Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>>;
 
 /// How far shutting down has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,7 +38,7 @@ pub(crate) struct Node {
     pub(crate) name: String,
     pub(crate) flights: Flights,
     pub(crate) revoked: Revoked,
-    pub(crate) slots: Semaphore,
+    slots: Arc<Semaphore>,
     pub(crate) phase: watch::Receiver<Phase>,
     prefetch: usize,
     /// Where deliveries that must wait for their time are handed over.
@@ -54,7 +60,7 @@ impl Node {
             name: worker.name.clone(),
             flights: Flights::default(),
             revoked: Revoked::default(),
-            slots: Semaphore::new(worker.concurrency),
+            slots: Arc::new(Semaphore::new(worker.concurrency)),
             phase,
             prefetch,
             later,
@@ -127,13 +133,15 @@ pub(crate) async fn run(
                 prefetch(&node, &mut *consumer, hold.len()).await;
             }
             delivery = hold.due(), if hold.len() > 0 => {
-                tasks.spawn(execute::delivery(node.clone(), delivery));
+                let turn = line_up(&node).await;
+                tasks.spawn(execute::delivery(node.clone(), delivery, turn));
                 prefetch(&node, &mut *consumer, hold.len()).await;
             }
             received = consumer.next() => match received {
                 Ok(Some(delivery)) => {
                     node.flights.took_off(&delivery.receipt);
-                    tasks.spawn(execute::delivery(node.clone(), delivery));
+                    let turn = line_up(&node).await;
+                    tasks.spawn(execute::delivery(node.clone(), delivery, turn));
                     while tasks.try_join_next().is_some() {}
                 }
                 Ok(None) => break,
@@ -145,6 +153,18 @@ pub(crate) async fn run(
         }
     }
     shut_down(&node, consumer, tasks, hold, &mut renewal).await;
+}
+
+/// Stands in line for a slot here and now, so that tasks start in the order in
+/// which their messages came.
+async fn line_up(node: &Node) -> Turn {
+    let slot = node.slots.clone().acquire_owned();
+    let mut turn: Turn = Box::pin(async { slot.await.ok() });
+    // The first look takes the place in line, or the slot itself.
+    match poll_fn(|context| Poll::Ready(turn.as_mut().poll(context))).await {
+        Poll::Ready(slot) => Box::pin(ready(slot)),
+        Poll::Pending => turn,
+    }
 }
 
 async fn shut_down(

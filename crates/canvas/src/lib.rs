@@ -43,11 +43,11 @@
 
 pub use canvas_core::{
     Arguments, AsyncResult, Backend, Broker, Builder, Canvas, ChordParts, Committer, Config, Ctx,
-    Effect, Env, Error, ExceptionInfo, Explanation, Failure, Group, GroupResult, HeaderForm, Id, Ids, Kwargs,
-    Message, Options, Outcome, Policy, Primitive, PrimitiveRegistry, Request, Result, ResultTree,
-    RetryPolicy, RetryRequest, Route, Shape, Sig, Signature, StampingVisitor, Stamps, State, Task,
-    TaskError, TaskMeta, TaskOptions, TypedResult, Wait, advance, backend, broker, chain, chord,
-    chunks, group, map, memory, protocol, result, starmap, typed_chord, typed_group,
+    Effect, Env, Error, ExceptionInfo, Explanation, Failure, Group, GroupResult, HeaderForm, Id,
+    Ids, Kwargs, Message, Options, Outcome, Policy, Primitive, PrimitiveRegistry, Request, Result,
+    ResultTree, RetryPolicy, RetryRequest, Route, Shape, Sig, Signature, StampingVisitor, Stamps,
+    State, Task, TaskError, TaskMeta, TaskOptions, TypedResult, Wait, advance, backend, broker,
+    chain, chord, chunks, group, map, memory, protocol, result, starmap, typed_chord, typed_group,
 };
 #[cfg(feature = "macros")]
 pub use canvas_macros::task;

@@ -170,13 +170,13 @@ impl Check {
 
     /// How a delivery may go on: as in the worker's `before`.
     fn cases(&self, state: &State, message: Nr, again: bool) -> Vec<Case> {
-        if again && self.program.scene.deduplicate {
-            let task = self.program.sent(message).task;
-            if let Some(stored) = state.results.get(task)
-                && stored.end == End::Success
-            {
-                return vec![Case::Stored(stored.result)];
-            }
+        let sent = self.program.sent(message);
+        if (again || sent.repeat)
+            && self.program.scene.deduplicate
+            && let Some(stored) = state.results.get(sent.task)
+            && stored.end == End::Success
+        {
+            return vec![Case::Stored(stored.result)];
         }
         (0..self.program.choices(message)).map(Case::Ran).collect()
     }
@@ -218,7 +218,7 @@ impl Check {
             Action::BeginAnew { worker } => {
                 state.left.errors -= 1;
                 if let Worker::At { at, claims, .. } = &mut state.workers[worker] {
-                    *at = self.program.start(*at);
+                    *at = self.program.anew(*at);
                     *claims = Default::default();
                 }
             }
@@ -311,6 +311,14 @@ impl Check {
                 state.workers[worker] = Worker::Idle;
                 return;
             }
+            Op::Store { task, stored } => {
+                let standing = self.store(state, task, stored);
+                let instead = standing.and_then(|s| self.program.superseded(at, s.result));
+                if let Some(at) = instead {
+                    return self.reach(state, worker, at, receipt, claims);
+                }
+                Answer::Done
+            }
             op => {
                 self.make(state, op);
                 Answer::Done
@@ -336,28 +344,29 @@ impl Check {
     /// Makes an operation of the kind that clients ask for, too.
     fn make(&self, state: &mut State, op: Op) {
         match op {
-            Op::Store { task, stored } => self.store(state, task, stored),
             Op::Keep { key } => state.kept |= 1 << key,
             Op::OpenJoin { join, size, quorum } => {
                 let join = &mut state.joins[usize::from(join)];
                 join.get_or_insert_with(|| Join::new(size, quorum));
             }
             Op::Publish { message } => self.publish(state, message),
-            Op::Errback | Op::Arrive { .. } | Op::Close { .. } | Op::Settle(_) => {}
+            // No client does these, and those that do something see to it.
+            Op::Store { .. } | Op::Arrive { .. } | Op::Close { .. } | Op::Settle(_) => {}
+            Op::Errback => {}
         }
     }
 
-    fn store(&self, state: &mut State, task: Nr, new: Stored) {
-        // A body that fails without having run has to wait for all, too.
+    fn store(&self, state: &mut State, task: Nr, new: Stored) -> Option<Stored> {
+        // A body that fails without having run waits for all, too.
         let chord = self.chords.iter().find(|chord| chord.body == task);
         if let Some(chord) = chord
             && new.end == End::Yes
         {
             let mut members = chord.members.iter();
-            state.seen.early_body |= !members.all(|member| state.results.is_ready(*member));
+            state.seen.early_failure |= !members.all(|member| state.results.is_ready(*member));
         }
         let before = state.results.get(task);
-        state.results.store(task, new, self.broken);
+        let standing = state.results.store(task, new, self.broken);
         if let Some(old) = before {
             let success = old.end == End::Success;
             state.seen.overwritten |= success && state.results.get(task) != before;
@@ -365,28 +374,32 @@ impl Check {
                 state.seen.torn |= 1 << task;
             }
         }
+        standing
     }
 
     fn publish(&self, state: &mut State, message: Nr) {
         let sent = self.program.sent(message);
         let chord = self.chords.iter().find(|chord| chord.body == sent.task);
         if let Some(chord) = chord {
-            let all = chord.needed == chord.members.len();
-            let has_ended = |member: &&Nr| match all {
-                true => state.results.is_ready(**member),
-                false => state.results.is_success(**member),
+            // Of other members than these, or in another order, or with other
+            // values than the stored ones: all of that is wrong.
+            let mut members = chord.members.iter();
+            let mut is_of_next = |value: &Nr| {
+                let success = Stored {
+                    result: *value,
+                    end: End::Success,
+                };
+                members.any(|member| state.results.get(*member) == Some(success))
             };
-            let ended = chord.members.iter().filter(has_ended).count();
-            state.seen.early_body |= ended < chord.needed;
-            state.seen.incomplete_body |= !sent.complete;
+            let values = self.program.gives(message);
+            let right = values.iter().all(&mut is_of_next) && values.len() == chord.needed;
+            state.seen.wrong_body |= !right;
         }
         let first = &mut state.seen.published[usize::from(sent.place)];
         if *first == 0 {
             *first = sent.says + 1;
         }
-        // What follows a task that gives now this and now that differs, too.
-        let settled = self.program.scene.steady || chord.is_some();
-        state.seen.two_messages |= settled && *first != sent.says + 1;
+        state.seen.two_messages |= *first != sent.says + 1;
         let tag = state.free_tag();
         state.broker.publish(message, tag);
     }
@@ -425,8 +438,8 @@ impl Check {
     }
 }
 
-pub(crate) const ONLY_AFTER: &str = "a body is sent, or fails, only after its members";
-pub(crate) const COMPLETE: &str = "a body is given one value of each member that it needs";
+pub(crate) const GIVEN_RESULTS: &str = "a body is given the stored results of its members";
+pub(crate) const FAILS_AFTER: &str = "a body fails only after its members have ended";
 pub(crate) const ONE_MESSAGE: &str = "what is sent twice is the same task with the same arguments";
 pub(crate) const ONE_END: &str = "a result that is written twice is the same";
 pub(crate) const SUCCESS_STANDS: &str = "a stored success stands";
@@ -473,8 +486,8 @@ impl Model for Check {
         let always = Property::<Self>::always;
         let sometimes = Property::<Self>::sometimes;
         let mut all = vec![
-            always(ONLY_AFTER, |_, state| !state.seen.early_body),
-            always(COMPLETE, |_, state| !state.seen.incomplete_body),
+            always(GIVEN_RESULTS, |_, state| !state.seen.wrong_body),
+            always(FAILS_AFTER, |_, state| !state.seen.early_failure),
             always(ONE_MESSAGE, |_, state| !state.seen.two_messages),
             always(ONE_END, |check, state| !check.ends_in_two_ways(state)),
             always(SUCCESS_STANDS, |_, state| !state.seen.overwritten),

@@ -2,7 +2,7 @@
 //!
 //! [`advance`] says what follows a run, and [`Sequence`] in which order it is
 //! made: the worker's own code, all but the broker and the backend. Both are
-//! pure, so each answer is asked for once and known by a number ever after.
+//! pure, so each question is asked once and its answer known by a number.
 
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -10,7 +10,8 @@ use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use canvas_core::backend::{Arrival, Part};
 use canvas_core::protocol::{Body, DeliveryInfo, Sealed};
 use canvas_core::{
-    Effect, Env, Id, Kwargs, Message, Outcome, Request, Sequence, State, Work, advance, broker,
+    Effect, Env, Id, Kwargs, Message, Outcome, Request, Sequence, State, TaskMeta, Work, advance,
+    broker,
 };
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -87,8 +88,8 @@ pub(crate) struct Sent {
     /// What it says: the id and the body. The header that names the sender is
     /// no part of it, for a body's may be any member.
     pub(crate) says: Nr,
-    /// Whether it has all that it needs, if it is the body of a chord.
-    pub(crate) complete: bool,
+    /// Whether the message itself says that the task may have run before.
+    pub(crate) repeat: bool,
 }
 
 /// The real code, applied to a scene.
@@ -120,8 +121,7 @@ impl Program {
         program.client = {
             let mut known = program.learn();
             let all = effects.iter();
-            all.map(|effect| known.effect(effect, &program.scene))
-                .collect()
+            all.map(|effect| known.effect(effect)).collect()
         };
         program
     }
@@ -170,22 +170,18 @@ impl Program {
         }
         let step = advance(&self.env, &request, outcome, Vec::new(), NOW);
         let effects = self.disorder(step.effects, redelivered);
-        let start = known.next_at();
-        let at = known.add(
-            Point {
-                op: Op::Errback,
-                work: None,
-                rest: Sequence::new(effects),
-                start,
-                request: Arc::new(request),
-                settle: match step.settle {
-                    broker::Settle::Requeue => Settle::Requeue,
-                    _ => Settle::Ack,
-                },
-                recalled,
+        let at = known.add(Point {
+            op: Op::Errback,
+            work: None,
+            rest: Sequence::new(&request, effects),
+            run: key,
+            request: Arc::new(request),
+            settle: match step.settle {
+                broker::Settle::Requeue => Settle::Requeue,
+                _ => Settle::Ack,
             },
-            &self.scene,
-        );
+            recalled,
+        });
         known.runs.insert(key, at);
         at
     }
@@ -224,7 +220,7 @@ impl Program {
             return *next;
         }
         let next = self.follow(&known, at, &key.1);
-        let next = known.add(next, &self.scene);
+        let next = known.add(next);
         known.next.insert(key, next);
         next
     }
@@ -243,17 +239,17 @@ impl Program {
                 parts: parts.iter().map(|nr| known.part(*nr).0.clone()).collect(),
             },
         };
-        let Some(completion) = point.rest.arrived(arrive, arrival) else {
+        let Some(mut completion) = point.rest.arrived(arrive, arrival) else {
             return point;
         };
-        let mut body = completion.body().clone();
-        if let Some(key) = body.reference_key() {
-            let (nr, mut kept) = known.recall(&key);
+        let request = &point.request;
+        let readable = "what was sealed here can be read";
+        while let Some(key) = completion.missing(&self.env, request, NOW).expect(readable) {
+            let (nr, kept) = known.recall(&key);
             point.recalled |= 1 << nr;
-            body = kept.pop().expect("a reference is to something");
+            completion.supply(&key, Some(kept)).expect(readable);
         }
-        let body = body.open().expect("a body can be read");
-        let mut work = completion.work(&self.env, &point.request, Ok(body), NOW);
+        let mut work = completion.work(&self.env, request, NOW);
         if self.broken == Mutation::CloseFirst {
             work.rotate_right(1);
         }
@@ -261,14 +257,34 @@ impl Program {
         point
     }
 
+    /// Where a worker goes on whose result was not stored, if another success
+    /// of the task stands.
+    pub(crate) fn superseded(&self, at: At, standing: Nr) -> Option<At> {
+        let (message, redelivered, _) = {
+            let known = self.known();
+            let point = &known.points[usize::from(at)];
+            let Some(Work::Do(Effect::Store(meta))) = &point.work else {
+                return None;
+            };
+            let (state, value) = known.results[usize::from(standing)].clone();
+            let mut other = TaskMeta::new(meta.task_id.clone(), state);
+            other.result = value;
+            point.rest.superseded(meta, &other)?;
+            point.run
+        };
+        Some(self.run(message, redelivered, Case::Stored(standing)))
+    }
+
+    /// Where a worker goes on that makes all of its effects anew, as if the
+    /// message had come again.
+    pub(crate) fn anew(&self, at: At) -> At {
+        let (message, _, case) = self.known().points[usize::from(at)].run;
+        self.run(message, true, case)
+    }
+
     /// The operation at a point.
     pub(crate) fn op(&self, at: At) -> Op {
         self.known().points[usize::from(at)].op
-    }
-
-    /// Where making all effects anew begins.
-    pub(crate) fn start(&self, at: At) -> At {
-        self.known().points[usize::from(at)].start
     }
 
     /// What was looked up on the way to a point: kept values, as bits.
@@ -279,6 +295,19 @@ impl Program {
     /// What there is to know of a message.
     pub(crate) fn sent(&self, message: Nr) -> Sent {
         self.known().messages[usize::from(message)].1
+    }
+
+    /// The successes that a message gives its task as a list, as the body of a
+    /// chord gets them.
+    pub(crate) fn gives(&self, message: Nr) -> Vec<Nr> {
+        let mut known = self.learn();
+        let request = known.request(message, false);
+        let list = request.args.into_iter().next();
+        let values = list.and_then(|list| list.as_array().cloned());
+        let values = values.unwrap_or_default().into_iter();
+        values
+            .map(|value| number(&mut known.results, (State::Success, value)))
+            .collect()
     }
 
     /// What a join looks at in a part.
@@ -355,8 +384,8 @@ struct Point {
     work: Option<Work>,
     /// What is left after it.
     rest: Sequence,
-    /// The first point of the run.
-    start: At,
+    /// The message, whether it came again, and how its task ended.
+    run: (Nr, bool, Case),
     request: Arc<Request>,
     settle: Settle,
     recalled: u32,
@@ -395,12 +424,8 @@ impl Known {
         (narrow(at), kept)
     }
 
-    fn next_at(&self) -> At {
-        At::try_from(self.points.len()).expect("a small model")
-    }
-
     /// Adds the point before what is left of `after`.
-    fn add(&mut self, mut after: Point, scene: &Scene) -> At {
+    fn add(&mut self, mut after: Point) -> At {
         after.work = after.rest.pop();
         after.op = match &after.work {
             None => Op::Settle(after.settle),
@@ -408,14 +433,13 @@ impl Known {
                 join: self.join(join),
                 claim: u8::try_from(*claim).expect("few claims"),
             },
-            Some(Work::Do(effect)) => self.effect(effect, scene),
+            Some(Work::Do(effect)) => self.effect(effect),
         };
-        let at = self.next_at();
         self.points.push(after);
-        at
+        At::try_from(self.points.len() - 1).expect("a small model")
     }
 
-    fn effect(&mut self, effect: &Effect, scene: &Scene) -> Op {
+    fn effect(&mut self, effect: &Effect) -> Op {
         match effect {
             Effect::Store(meta) => Op::Store {
                 task: self.id(&meta.task_id),
@@ -440,7 +464,7 @@ impl Known {
                 quorum: u8::try_from(spec.quorum).expect("a small header"),
             },
             Effect::Publish(outgoing) => Op::Publish {
-                message: self.message(&outgoing.message, scene),
+                message: self.message(&outgoing.message),
             },
             Effect::Errback(_) => Op::Errback,
             Effect::Arrive(arrive) => Op::Arrive {
@@ -459,7 +483,7 @@ impl Known {
         number(&mut self.parts, (part.clone(), member))
     }
 
-    fn message(&mut self, message: &Message, scene: &Scene) -> Nr {
+    fn message(&mut self, message: &Message) -> Nr {
         let found = self.messages.iter().position(|(old, _)| old == message);
         if let Some(nr) = found {
             return narrow(nr);
@@ -467,16 +491,17 @@ impl Known {
         let headers = &message.headers;
         let id = headers.id.clone().expect("a message has an id");
         let name = headers.task.clone().expect("a message names its task");
-        let Body(args, ..) = Body::from_json(&message.body).expect("a body can be read");
-        let chord = scene.chords.iter().find(|chord| chord.body == id);
+        let nr = narrow(self.messages.len());
         let sent = Sent {
             task: self.id(&id),
             place: self.place(&name),
-            complete: chord.is_none_or(|chord| chord.is_complete(&args)),
             says: number(&mut self.says, (id, message.body.to_vec())),
+            repeat: Request::decode(message, DeliveryInfo::default())
+                .expect("what was published can be read")
+                .may_be_repeat(),
         };
         self.messages.push((message.clone(), sent));
-        narrow(self.messages.len() - 1)
+        nr
     }
 }
 

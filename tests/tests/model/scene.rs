@@ -98,22 +98,6 @@ impl Scene {
     }
 }
 
-impl Chord {
-    /// Whether these arguments of the body have a value of as many members as
-    /// are needed, each of another, in header order.
-    pub(crate) fn is_complete(&self, args: &[Value]) -> bool {
-        let Some(Value::Array(values)) = args.first() else {
-            return false;
-        };
-        let mut members = self.members.iter();
-        let mut is_of_next = |value: &Value| {
-            let value = value.as_str().unwrap_or_default();
-            members.any(|member| value.starts_with(member.as_str()))
-        };
-        values.len() == self.needed && values.iter().all(&mut is_of_next)
-    }
-}
-
 /// A task that succeeds. Its name is its id.
 pub(crate) fn t(name: &str) -> Signature {
     Signature::new(name).task_id(name)
@@ -124,7 +108,7 @@ pub(crate) fn that(does: &str, name: &str) -> Signature {
     t(name).kwarg("does", does)
 }
 
-/// How a run may end. A value begins with the name of its task.
+/// How a run may end.
 pub(crate) fn outcomes(request: &Request) -> Vec<Outcome> {
     let name = &*request.task;
     let value = |tag: &str| {

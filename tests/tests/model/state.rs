@@ -107,8 +107,8 @@ pub(crate) struct Seen {
     pub(crate) runs: [u8; FEW],
     /// Tasks that ended in two ways, as bits.
     pub(crate) torn: u32,
-    pub(crate) early_body: bool,
-    pub(crate) incomplete_body: bool,
+    pub(crate) wrong_body: bool,
+    pub(crate) early_failure: bool,
     pub(crate) two_messages: bool,
     pub(crate) overwritten: bool,
     pub(crate) unfenced: bool,

@@ -128,7 +128,8 @@ pub(crate) enum End {
 }
 
 impl Results {
-    pub(crate) fn store(&mut self, task: Nr, new: Stored, broken: Mutation) {
+    /// Stores a result, and says which one stands if that changed nothing.
+    pub(crate) fn store(&mut self, task: Nr, new: Stored, broken: Mutation) -> Option<Stored> {
         let slot = &mut self.0[usize::from(task)];
         let stands = match slot.map(|old| old.end) {
             _ if broken == Mutation::LastWriteWins => false,
@@ -136,9 +137,11 @@ impl Results {
             Some(End::Yes) => new.end == End::No,
             Some(End::Success) => true,
         };
-        if !stands {
-            *slot = Some(new);
+        if stands {
+            return *slot;
         }
+        *slot = Some(new);
+        None
     }
 
     pub(crate) fn get(&self, task: Nr) -> Option<Stored> {
@@ -148,12 +151,6 @@ impl Results {
     /// Whether a task has ended.
     pub(crate) fn is_ready(&self, task: Nr) -> bool {
         self.get(task).is_some_and(|stored| stored.end != End::No)
-    }
-
-    /// Whether it has ended well.
-    pub(crate) fn is_success(&self, task: Nr) -> bool {
-        self.get(task)
-            .is_some_and(|stored| stored.end == End::Success)
     }
 }
 

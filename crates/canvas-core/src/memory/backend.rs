@@ -162,6 +162,7 @@ impl Backend for MemoryBackend {
         let mut store = self.0.store();
         for id in ids {
             store.results.entries.remove(id);
+            store.joins.entries.remove(id);
         }
         Ok(())
     }

@@ -38,7 +38,7 @@ use crate::task::{Arguments, TaskError};
 ///
 /// let each = Each.signature().kwarg("task", Signature::new("double"));
 /// let canvas = Signature::new("list_things") | each;
-/// # assert_eq!(canvas.to_string(), "list_things() | each(task={'task': 'double', 'args': [], 'kwargs': {}, 'options': {}, 'subtask_type': None, 'immutable': False})");
+/// assert_eq!(canvas.to_string(), "list_things() | each(task=double())");
 /// ```
 pub trait Primitive: Debug + Send + Sync + 'static {
     /// The name in the dictionary, and of the task that workers see.

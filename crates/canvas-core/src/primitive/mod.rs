@@ -8,7 +8,7 @@ mod normalize;
 
 pub use custom::{Primitive, PrimitiveRegistry};
 pub use map::{chunks, map, starmap};
-pub(crate) use normalize::{count, ends_in_group, no_results, normalize};
+pub(crate) use normalize::{count, ends_in_group, needs_join, no_results, normalize};
 
 use crate::signature::{ChordParts, HeaderForm, Kwargs, Shape, Signature, as_header};
 

@@ -9,9 +9,9 @@ use std::collections::VecDeque;
 
 use serde_json::Value;
 
-use super::upgraded;
 use super::compose::{is_empty_group, unchain, unroll};
 use super::map::expand_chunks;
+use super::upgraded;
 use crate::error::{Error, Result};
 use crate::json::deep;
 use crate::options::Options;
@@ -305,6 +305,17 @@ pub(crate) fn count(signature: &Signature) -> u64 {
     })
 }
 
+/// Whether there is a chord with a header in a canvas in normal form.
+pub(crate) fn needs_join(signature: &Signature) -> bool {
+    deep(|| match &signature.shape {
+        Shape::Task | Shape::Custom(_) => false,
+        Shape::Chain(parts) | Shape::Group(parts) => parts.iter().any(needs_join),
+        Shape::Chord(parts) => {
+            count(&parts.header) > 0 || parts.body.as_ref().is_some_and(needs_join)
+        }
+    })
+}
+
 /// Whether the result of a canvas is that of a group.
 pub(crate) fn ends_in_group(signature: &Signature) -> bool {
     deep(|| match &signature.shape {
@@ -400,7 +411,9 @@ mod tests {
     fn what_is_given_to_a_canvas_reaches_the_tasks_that_start_it() {
         let given = |canvas: Signature| {
             let kwargs = crate::Kwargs::from_iter([("z".to_owned(), 2.into())]);
-            canvas.queue("q").clone_with(&[1.into()], &kwargs, &Options::new())
+            canvas
+                .queue("q")
+                .clone_with(&[1.into()], &kwargs, &Options::new())
         };
         let ab = || t("a") | t("b");
         assert_eq!(shown(given(ab())), "a(1, z=2) | b()");

@@ -137,8 +137,8 @@ pub fn dot(graph: &DiGraph<GraphNode, ()>, root: &Id) -> String {
     let mut out = String::from("digraph dependencies {\n");
     let _ = writeln!(
         out,
-        "    graph [{SCHEME}, bgcolor=\"mintcream\", root={:?}]",
-        root.as_str()
+        "    graph [{SCHEME}, bgcolor=\"mintcream\", root=\"{}\"]",
+        quoted(root.as_str())
     );
     for index in graph.node_indices() {
         let node = &graph[index];
@@ -148,25 +148,32 @@ pub fn dot(graph: &DiGraph<GraphNode, ()>, root: &Id) -> String {
             _ => ("palegreen1", "palegreen2"),
         };
         let label = match &node.name {
-            Some(name) => format!("{name}\\n{}\\n{}", node.id, node.state),
-            None => format!("{}\\n{}", node.id, node.state),
+            Some(name) => vec![name, node.id.as_str(), node.state.as_str()],
+            None => vec![node.id.as_str(), node.state.as_str()],
         };
+        let label: Vec<String> = label.into_iter().map(quoted).collect();
         let _ = writeln!(
             out,
-            "    {:?} [{SCHEME}, label=\"{label}\", fillcolor=\"{fill}\", color=\"{line}\"]",
-            node.id.as_str()
+            "    \"{}\" [{SCHEME}, label=\"{}\", fillcolor=\"{fill}\", color=\"{line}\"]",
+            quoted(node.id.as_str()),
+            label.join("\\n"),
         );
     }
     for edge in graph.edge_indices() {
         if let Some((from, to)) = graph.edge_endpoints(edge) {
             let _ = writeln!(
                 out,
-                "    {:?} -> {:?} [{SCHEME}, color=\"darkseagreen4\", arrowcolor=\"black\", arrowsize=\"0.7\"]",
-                graph[from].id.as_str(),
-                graph[to].id.as_str()
+                "    \"{}\" -> \"{}\" [{SCHEME}, color=\"darkseagreen4\", arrowcolor=\"black\", arrowsize=\"0.7\"]",
+                quoted(graph[from].id.as_str()),
+                quoted(graph[to].id.as_str())
             );
         }
     }
     out.push_str("}\n");
     out
+}
+
+/// Text as it stands between the quotes of DOT.
+fn quoted(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"")
 }

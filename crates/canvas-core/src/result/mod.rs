@@ -8,4 +8,4 @@ mod tree;
 pub use graph::{GraphNode, dot};
 pub use group::GroupResult;
 pub use single::{AsyncResult, Wait};
-pub use tree::ResultTree;
+pub use tree::{Parent, ResultTree};

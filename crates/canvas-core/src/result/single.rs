@@ -74,8 +74,8 @@ impl AsyncResult {
     /// What ran before it, as far as the client knows: the step before in a
     /// chain, the header of a chord.
     pub fn parent(&self) -> Option<Self> {
-        let parent = self.tree.parent.as_deref()?;
-        Some(Self::new(self.app.clone(), parent.clone()))
+        let parent = self.tree.parent.as_ref()?;
+        Some(Self::new(self.app.clone(), parent.share()))
     }
 
     /// The members, if this is the result of a group.
@@ -169,11 +169,10 @@ impl AsyncResult {
             return Ok(self.meta().await?.status);
         }
         let states = self.states().await?;
-        let all = |state: &State| states.iter().all(|(_, s)| s == state);
         let failed = states.iter().map(|(_, s)| s).find(|s| s.is_error());
         Ok(match failed {
             Some(failed) => failed.clone(),
-            None if all(&State::Success) => State::Success,
+            None if states.iter().all(|(_, s)| s.is_ready()) => State::Success,
             None => State::Pending,
         })
     }
@@ -312,7 +311,8 @@ impl AsyncResult {
         Ok(Self::new(app.clone(), ResultTree::from_value(tuple)?))
     }
 
-    /// Removes the result, the members' and those of all parents.
+    /// Removes the result, the members' and those of all parents, and the joins
+    /// of chords, so that the same frozen canvas can be sent again.
     ///
     /// # Errors
     /// The backend's error.

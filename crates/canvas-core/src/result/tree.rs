@@ -1,5 +1,10 @@
 //! The ids of a canvas as the tree in which its results hang together.
 
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::ops::Deref;
+use std::sync::Arc;
+
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, json};
@@ -18,7 +23,7 @@ pub struct ResultTree {
     /// The id of the task or group.
     pub id: Id,
     /// What ran before it: the step before in a chain, the header of a chord.
-    pub parent: Option<Box<ResultTree>>,
+    pub parent: Option<Parent>,
     /// The members, if this is a group.
     pub members: Option<Vec<ResultTree>>,
     /// Whether the result is known not to be stored. Not part of the JSON.
@@ -49,11 +54,11 @@ impl ResultTree {
         let mut node = self;
         while node.parent.is_some() {
             node = match node.parent {
-                Some(ref mut next) => next,
+                Some(ref mut next) => Arc::make_mut(&mut next.0),
                 None => return,
             };
         }
-        node.parent = Some(Box::new(parent));
+        node.parent = Some(parent.into());
     }
 
     /// The tasks whose results make up the value of this node, in order.
@@ -111,7 +116,7 @@ impl ResultTree {
         };
         let mut node = Self::task(id.as_str().into());
         if let Some(parent) = parent {
-            node.parent = Some(Box::new(deep(|| Self::from_value(parent))?));
+            node.parent = Some(deep(|| Self::from_value(parent))?.into());
         }
         if let Some(Value::Array(members)) = pair.get(1) {
             let members: Result<_> = members
@@ -121,6 +126,64 @@ impl ResultTree {
             node.members = Some(members?);
         }
         Ok(node)
+    }
+}
+
+/// What ran before a node. A clone is another handle on the same one.
+///
+/// A chain has as many nodes one behind the other as it has steps: whatever
+/// goes from node to node must not use up the stack.
+#[derive(Clone)]
+pub struct Parent(Arc<ResultTree>);
+
+impl Parent {
+    pub(crate) fn share(&self) -> Arc<ResultTree> {
+        self.0.clone()
+    }
+}
+
+impl Deref for Parent {
+    type Target = ResultTree;
+
+    fn deref(&self) -> &ResultTree {
+        &self.0
+    }
+}
+
+impl From<ResultTree> for Parent {
+    fn from(tree: ResultTree) -> Self {
+        Self(Arc::new(tree))
+    }
+}
+
+impl fmt::Debug for Parent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        deep(|| self.0.fmt(f))
+    }
+}
+
+impl PartialEq for Parent {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || deep(|| self.0 == other.0)
+    }
+}
+
+impl Eq for Parent {}
+
+impl Hash for Parent {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        deep(|| self.0.hash(state));
+    }
+}
+
+impl Drop for Parent {
+    fn drop(&mut self) {
+        // Each node is freed when its parent has been taken out of it.
+        let take = |node: &mut Self| Arc::get_mut(&mut node.0)?.parent.take();
+        let mut next = take(self);
+        while let Some(mut node) = next {
+            next = take(&mut node);
+        }
     }
 }
 
@@ -157,5 +220,22 @@ mod tests {
         assert_eq!(body.to_value(), tuple);
         assert_eq!(ResultTree::from_value(&tuple).unwrap(), body);
         assert!(ResultTree::from_value(&json!(3)).is_err());
+    }
+
+    #[test]
+    fn a_line_of_parents_may_be_longer_than_the_stack() {
+        let line = || {
+            let steps = (0..200_000).map(|step| ResultTree::task(step.to_string().into()));
+            steps.reduce(|before, mut step| {
+                step.set_root_parent(before);
+                step
+            })
+        };
+        let (one, other) = (line(), line());
+        assert_eq!(one, other);
+        assert_eq!(format!("{one:?}"), format!("{other:?}"));
+        assert_eq!(one.clone(), other);
+        drop(other);
+        assert_eq!(one.unwrap().nodes().len(), 200_000);
     }
 }
