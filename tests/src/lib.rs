@@ -1,8 +1,10 @@
 //! Tests across the crates of canvas, and what they share.
 
 pub mod faults;
+pub mod interop;
 pub mod random;
 pub mod support;
+pub mod undeferring;
 
 /// The book: its code blocks are run as tests of this crate.
 #[cfg(doctest)]

@@ -3,9 +3,6 @@
 //! [`Node`] is a canvas as a person would write it. [`evaluate`] says what it
 //! gives, by plain recursion; [`Node::signature`] builds the real thing.
 
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash, Hasher};
-
 use async_trait::async_trait;
 use canvas::{
     Arguments, Ctx, ExceptionInfo, Id, Primitive, Signature, Task, TaskError, chain, chord, group,
@@ -81,11 +78,14 @@ pub struct Replace;
 #[derive(Debug, Default)]
 pub struct Expand;
 
-/// What [`Tick`] returns.
+/// What [`Tick`] returns. Workers in Python compute the same, so it is FNV-1a
+/// of JSON: see `tests/interop/canvases.py`.
 fn digest(label: &Value, args: &[Value]) -> Value {
-    let mut hasher = DefaultHasher::new();
-    (label.to_string(), Value::from(args).to_string()).hash(&mut hasher);
-    json!(format!("{label}:{:016x}", hasher.finish()))
+    let text = json!([label, args]).to_string();
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    json!(format!("{label}:{hash:016x}"))
 }
 
 #[async_trait]
@@ -134,6 +134,12 @@ impl Primitive for Expand {
 /// replaced by.
 pub fn node() -> impl Strategy<Value = Node> {
     canvas_of(leaf(true).boxed(), 5, 40)
+}
+
+/// A random canvas whose tasks are replaced by nothing: one that any worker
+/// can run, whatever primitives it knows.
+pub fn still_node() -> impl Strategy<Value = Node> {
+    canvas_of(leaf(false).boxed(), 5, 40)
 }
 
 /// Canvases of these leaves.

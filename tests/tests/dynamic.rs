@@ -1,6 +1,11 @@
 //! Work that is decided at run time: replacing a task, adding to a chord,
 //! launching more, and primitives of one's own.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "clippy takes only #[test] functions for tests (rust-clippy#13981)"
+)]
+
 use std::sync::Arc;
 use std::time::Duration;
 

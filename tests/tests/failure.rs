@@ -3,7 +3,7 @@
 
 #![expect(
     clippy::unwrap_used,
-    reason = "clippy knows a test only by its attribute, not what it calls"
+    reason = "clippy takes only #[test] functions for tests (rust-clippy#13981)"
 )]
 
 use std::collections::HashMap;
@@ -1061,6 +1061,8 @@ async fn a_result_that_is_nested_too_deeply_ends_what_waits_for_it() {
     });
     let app = build(builder().task_object(deep));
     let worker = work(&app).await;
+    let alone = failure(&apply(&app, call("deep")).await).await;
+    assert_eq!(alone.exc_type, "EncodeError");
     for canvas in [
         call("deep") | echo() | echo() | echo(),
         chord([call("deep"), ok(1)], echo()) | echo(),

@@ -4,7 +4,9 @@ mod bench;
 mod book;
 mod ci;
 mod golden;
+mod interop;
 mod run;
+mod services;
 mod test;
 mod tidy;
 mod workspace;
@@ -23,20 +25,31 @@ cargo xtask VERB
   bench    the benchmarks, with a summary in target/bench/. After `--` come
            arguments of criterion, such as a filter.
   golden   records the golden files of tests/golden/ anew, from Celery itself
+  services up|down|status|env [NAME…]
+           the servers that tests talk to, on ports of their own; `env` prints
+           where they are, for `eval`
+  interop  Celery's own integration tests, with our worker in place of theirs.
+           `--filter K` chooses among them, `--stock` leaves Celery's worker in
+           place; `--reverse` and `--mixed` test the other way round, and both
+           workers on one queue. Needs Python and a network.
   book     builds the book in docs/
   help     this text
 ";
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args().skip(1);
+    let mut arguments = std::env::args().skip(1).peekable();
     let verb = arguments.next().unwrap_or_default();
-    let extra: Vec<String> = arguments.skip_while(|argument| argument == "--").collect();
+    // The first one only: a second is for the program behind.
+    arguments.next_if(|argument| argument == "--");
+    let extra: Vec<String> = arguments.collect();
     let done = match verb.as_str() {
         "test" => test::test(&extra),
         "ci" => ci::ci(),
         "tidy" => tidy::tidy(),
         "bench" => bench::bench(&extra),
         "golden" => golden::golden(),
+        "interop" => interop::interop(&extra),
+        "services" => services::services(&extra),
         "book" => book::book(),
         "help" | "-h" | "--help" => {
             print!("{HELP}");

@@ -65,12 +65,14 @@ impl Tally {
         let what = announce(&command);
         let started = Instant::now();
         let ran = spawn(command.stdin(Stdio::null()).stdout(Stdio::piped())).and_then(stream);
-        let counted = ran.map(|(status, passed, failed)| match (status.success(), failed) {
-            // Something failed that has no line of its own: it did not compile,
-            // or a test took the whole process with it.
-            (false, 0) => (passed, 1),
-            _ => (passed, failed),
-        });
+        let counted = ran.map(
+            |(status, passed, failed)| match (status.success(), failed) {
+                // Something failed that has no line of its own: it did not compile,
+                // or a test took the whole process with it.
+                (false, 0) => (passed, 1),
+                _ => (passed, failed),
+            },
+        );
         self.count(what, started, counted);
     }
 
@@ -111,9 +113,9 @@ fn announce(command: &Command) -> String {
     let program = command.get_program().to_string_lossy();
     let name = program.rsplit(['/', '\\']).next().unwrap_or(&program);
     let arguments = command.get_args().map(OsStr::to_string_lossy);
-    let variables = command.get_envs().filter_map(|(name, value)| {
-        Some(format!("{}={:?} ", name.to_string_lossy(), value?))
-    });
+    let variables = command
+        .get_envs()
+        .filter_map(|(name, value)| Some(format!("{}={:?} ", name.to_string_lossy(), value?)));
     let mut line: String = variables.collect();
     line.push_str(name);
     for argument in arguments {
@@ -153,7 +155,9 @@ fn wait(mut child: Child, limit: Duration) -> Result<ExitStatus, String> {
         }
         if started.elapsed() > limit {
             let killed = child.kill().and_then(|()| child.wait());
-            return Err(format!("ended after {limit:?}, since it did not by itself: {killed:?}"));
+            return Err(format!(
+                "ended after {limit:?}, since it did not by itself: {killed:?}"
+            ));
         }
         thread::sleep(Duration::from_millis(20));
     }
@@ -165,7 +169,11 @@ fn stream(mut child: Child) -> Result<(ExitStatus, u64, u64), String> {
     if let Some(output) = child.stdout.take() {
         let mut output = BufReader::new(output);
         let mut line = Vec::new();
-        while output.read_until(b'\n', &mut line).map_err(|e| e.to_string())? > 0 {
+        while output
+            .read_until(b'\n', &mut line)
+            .map_err(|e| e.to_string())?
+            > 0
+        {
             let text = String::from_utf8_lossy(&line);
             print!("{text}");
             if let Some((more, worse)) = result_line(&text) {
@@ -222,7 +230,9 @@ mod tests {
     #[test]
     fn a_test_run_that_fails_without_a_failed_test_is_a_failure() {
         let mut tally = Tally::default();
-        tally.tests(shell("echo 'test result: ok. 2 passed; 0 failed; 0 ignored'; exit 101"));
+        tally.tests(shell(
+            "echo 'test result: ok. 2 passed; 0 failed; 0 ignored'; exit 101",
+        ));
         assert_eq!((tally.passed, tally.failed), (2, 1));
         assert!(tally.finish().is_err());
     }
@@ -230,14 +240,18 @@ mod tests {
     #[test]
     fn a_failed_test_is_counted_once() {
         let mut tally = Tally::default();
-        tally.tests(shell("echo 'test result: FAILED. 2 passed; 1 failed; 0 ignored'; exit 101"));
+        tally.tests(shell(
+            "echo 'test result: FAILED. 2 passed; 1 failed; 0 ignored'; exit 101",
+        ));
         assert_eq!((tally.passed, tally.failed), (2, 1));
     }
 
     #[test]
     fn a_run_in_which_no_test_ran_is_a_failure() {
         let mut tally = Tally::default();
-        tally.tests(shell("echo 'test result: ok. 0 passed; 0 failed; 0 ignored'"));
+        tally.tests(shell(
+            "echo 'test result: ok. 0 passed; 0 failed; 0 ignored'",
+        ));
         assert_eq!((tally.passed, tally.failed), (0, 0));
         assert!(tally.finish().is_err());
     }

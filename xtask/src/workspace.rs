@@ -29,7 +29,9 @@ pub(crate) struct Package {
 /// The crates of the workspace.
 pub(crate) fn packages() -> Result<Vec<Package>, String> {
     let metadata = metadata()?;
-    let packages = metadata["packages"].as_array().ok_or("cargo metadata lists no packages")?;
+    let packages = metadata["packages"]
+        .as_array()
+        .ok_or("cargo metadata lists no packages")?;
     Ok(packages.iter().map(package).collect())
 }
 
@@ -56,7 +58,10 @@ fn package(package: &Value) -> Package {
         name: text(&package["name"]),
         version: text(&package["version"]),
         path: manifest.parent().map(Path::to_path_buf).unwrap_or_default(),
-        features: features.map(|(name, _)| name.clone()).filter(|name| name != "default").collect(),
+        features: features
+            .map(|(name, _)| name.clone())
+            .filter(|name| name != "default")
+            .collect(),
         needs: needs
             .filter(|need| need["path"].is_string() && need["kind"] != "dev")
             .map(|need| text(&need["name"]))

@@ -56,7 +56,11 @@ pub fn advance(
 ) -> Step {
     let run = Run { env, request, now };
     let broken = |error: Error| {
-        let exception = ExceptionInfo::celery("ImproperlyConfigured", error.to_string());
+        let text = match error {
+            Error::InvalidCanvas(reason) => reason,
+            other => other.to_string(),
+        };
+        let exception = ExceptionInfo::celery("ImproperlyConfigured", text);
         let failure = Failure {
             exception,
             traceback: None,
@@ -479,26 +483,38 @@ impl<'a> Run<'a> {
             let Some(id) = task.options.task_id() else {
                 continue;
             };
-            let request = Request::stand_in(id, &task.task, self.request);
+            let request = Request::stand_in(id.clone(), &task.task, self.request);
             let errbacks = task.options.error_links().unwrap_or_default();
-            self.errbacks(errbacks, &request, &failure, &mut effects);
+            let sent = self.errbacks(errbacks, &request, &failure, &mut effects);
+            // Celery sends them before it stores that the body failed, so
+            // they are found there.
+            let stored = effects.iter_mut().find_map(|effect| match effect {
+                Effect::Store(meta) if meta.task_id == id => Some(meta),
+                _ => None,
+            });
+            if let (Some(meta), Some(sent)) = (stored, sent) {
+                meta.children = Some(vec![sent]);
+            }
         }
         sort(&mut effects);
         effects
     }
 
     /// Calls error callbacks: those known here as such with the error, all
-    /// others by message, with the id of the task that failed.
+    /// others by message, with the id of the task that failed. As in Celery,
+    /// these are a group.
     fn errbacks(
         &self,
         errbacks: Vec<Signature>,
         request: &Request,
         failure: &Failure,
         effects: &mut Vec<Effect>,
-    ) {
+    ) -> Option<ResultTree> {
         let mut planner = self.planner("errback");
         planner.ids = Ids::derived(&request.id, "errback");
         planner.from.parent = Some(request.id.clone());
+        let group = planner.ids.fresh();
+        let (mut sent, mut next) = (Vec::new(), 0);
         for signature in errbacks {
             let known = self.env.tasks.options(&signature.task);
             if known.is_some_and(|options| options.errback) {
@@ -512,11 +528,22 @@ impl<'a> Run<'a> {
             }
             let name = signature.task.clone();
             let id = [Value::from(request.id.as_str())];
-            if let Err(error) = planner.apply(signature, &id, Place::default(), Onward::default()) {
-                tracing::error!(task = %request.task, errback = name, %error, "error callback cannot be sent");
+            let place = Place {
+                id: None,
+                member: Some(Member {
+                    group: Some(group.clone()),
+                    next: &mut next,
+                }),
+            };
+            match planner.apply(signature, &id, place, Onward::default()) {
+                Ok(tree) => sent.push(tree),
+                Err(error) => {
+                    tracing::error!(task = %request.task, errback = name, %error, "error callback cannot be sent");
+                }
             }
         }
         effects.extend(planner.effects);
+        (!sent.is_empty()).then(|| ResultTree::group(group, sent))
     }
 
     /// A canvas takes the task's place: its result is the task's, and what
@@ -529,7 +556,8 @@ impl<'a> Run<'a> {
         }
         if matches!(&canvas.shape, Shape::Chain(steps) if steps.is_empty()) {
             return Err(Error::InvalidCanvas(
-                "cannot replace a task with an empty chain".to_owned(),
+                // Celery's words, which its users look for.
+                "Cannot replace with an empty chain".to_owned(),
             ));
         }
         let mut canvas = normalize(canvas)?;

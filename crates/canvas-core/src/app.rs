@@ -204,12 +204,20 @@ impl Canvas {
     }
 }
 
+/// Opens a broker for a URL, with the settings of the application.
+type BrokerDriver = Arc<dyn Fn(&Config) -> Result<Arc<dyn Broker>> + Send + Sync>;
+
+/// Opens a backend for a URL, with the settings of the application.
+type BackendDriver = Arc<dyn Fn(&Config) -> Result<Arc<dyn Backend>> + Send + Sync>;
+
 /// Collects what an application is made of.
 #[derive(Default)]
 pub struct Builder {
     config: Config,
     broker: Option<Arc<dyn Broker>>,
     backend: Option<Arc<dyn Backend>>,
+    broker_drivers: Vec<(&'static str, BrokerDriver)>,
+    backend_drivers: Vec<(&'static str, BackendDriver)>,
     tasks: TaskRegistry,
     primitives: PrimitiveRegistry,
     router: Option<Arc<RouteFn>>,
@@ -285,6 +293,35 @@ impl Builder {
         self
     }
 
+    /// Adds a driver: `open` is asked for a broker if the scheme of
+    /// `broker_url` is one of these. The facade's `connect` adds those that are
+    /// compiled in.
+    #[must_use]
+    pub fn broker_driver(
+        mut self,
+        schemes: &[&'static str],
+        open: impl Fn(&Config) -> Result<Arc<dyn Broker>> + Send + Sync + 'static,
+    ) -> Self {
+        let open: BrokerDriver = Arc::new(open);
+        let drivers = schemes.iter().map(|scheme| (*scheme, open.clone()));
+        self.broker_drivers.extend(drivers);
+        self
+    }
+
+    /// Adds a driver: `open` is asked for a backend if the scheme of
+    /// `result_backend` is one of these.
+    #[must_use]
+    pub fn backend_driver(
+        mut self,
+        schemes: &[&'static str],
+        open: impl Fn(&Config) -> Result<Arc<dyn Backend>> + Send + Sync + 'static,
+    ) -> Self {
+        let open: BackendDriver = Arc::new(open);
+        let drivers = schemes.iter().map(|scheme| (*scheme, open.clone()));
+        self.backend_drivers.extend(drivers);
+        self
+    }
+
     /// Adds a task made by `#[task]`.
     #[must_use]
     pub fn task<T: Task + Default>(self) -> Self {
@@ -313,24 +350,27 @@ impl Builder {
         self
     }
 
-    /// Builds it. `memory://` is the only scheme known to this crate; the
-    /// facade's `connect` knows those of the drivers.
+    /// Builds it. Without drivers, `memory://` is the only scheme known.
     ///
     /// # Errors
-    /// [`Error::UnknownScheme`].
+    /// [`Error::UnknownScheme`], and what a driver says of a URL.
     pub fn build(mut self) -> Result<Canvas> {
         let broker = match self.broker.take() {
             Some(broker) => broker,
-            None => memory("broker", &self.config.broker_url)
-                .map(|()| Arc::new(MemoryBroker::new()) as Arc<dyn Broker>)?,
+            None => match driver("broker", &self.config.broker_url, &self.broker_drivers)? {
+                Some(open) => open(&self.config)?,
+                None => Arc::new(MemoryBroker::new()),
+            },
         };
         let backend = match self.backend.take() {
             Some(backend) => backend,
-            None => {
-                memory("backend", &self.config.result_backend)?;
-                self.config = embedded(self.config);
-                Arc::new(MemoryBackend::with_expiry(Some(self.config.result_expires)))
-            }
+            None => match driver("backend", &self.config.result_backend, &self.backend_drivers)? {
+                Some(open) => open(&self.config)?,
+                None => {
+                    self.config = embedded(self.config);
+                    Arc::new(MemoryBackend::with_expiry(Some(self.config.result_expires)))
+                }
+            },
         };
         Ok(self.assemble(broker, backend))
     }
@@ -360,16 +400,25 @@ fn embedded(mut config: Config) -> Config {
     config
 }
 
-fn memory(port: &'static str, url: &str) -> Result<()> {
+/// The driver for a URL; `None` for what is in this process.
+fn driver<'a, D>(
+    port: &'static str,
+    url: &str,
+    drivers: &'a [(&'static str, D)],
+) -> Result<Option<&'a D>> {
     let scheme = url.split("://").next().unwrap_or(url);
     if scheme == "memory" {
-        return Ok(());
+        return Ok(None);
     }
-    Err(Error::UnknownScheme {
-        port,
-        scheme: scheme.to_owned(),
-        known: "memory".to_owned(),
-    })
+    let found = drivers.iter().find(|(known, _)| *known == scheme);
+    let known = drivers.iter().map(|(known, _)| *known);
+    found
+        .map(|(_, driver)| Some(driver))
+        .ok_or_else(|| Error::UnknownScheme {
+            port,
+            scheme: scheme.to_owned(),
+            known: ["memory"].into_iter().chain(known).collect::<Vec<_>>().join(", "),
+        })
 }
 
 /// The name of this machine, for names of nodes.

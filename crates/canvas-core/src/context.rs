@@ -30,9 +30,10 @@ pub struct Ctx(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     app: Canvas,
-    request: Request,
+    request: Arc<Request>,
     launched: Mutex<Launched>,
     revoked: AtomicBool,
+    started: tokio::time::Instant,
 }
 
 #[derive(Debug)]
@@ -43,7 +44,8 @@ struct Launched {
 
 impl Ctx {
     /// The context of one run. Workers make it, and tests of tasks may.
-    pub fn new(app: Canvas, request: Request) -> Self {
+    pub fn new(app: Canvas, request: impl Into<Arc<Request>>) -> Self {
+        let request = request.into();
         // Another attempt launches other tasks; the same attempt, run again
         // after a crash, launches the same.
         let attempt = format!("launch/{}", request.retries());
@@ -56,6 +58,7 @@ impl Ctx {
             request,
             launched: Mutex::new(launched),
             revoked: AtomicBool::new(false),
+            started: tokio::time::Instant::now(),
         }))
     }
 
@@ -180,6 +183,43 @@ impl Ctx {
     pub async fn progress(&self, current: u64, total: u64) -> Result<()> {
         let meta = serde_json::json!({ "current": current, "total": total });
         self.update_state("PROGRESS", meta).await
+    }
+
+    /// How long this call may take at most: its own hard limit, or else the
+    /// task's.
+    pub fn time_limit(&self) -> Option<Duration> {
+        let own = self.0.app.tasks().options(&self.request().task);
+        let call = self.request().time_limit();
+        call.or_else(|| own.and_then(|options| options.time_limit))
+    }
+
+    /// After how long this call should come to an end by itself: its own soft
+    /// limit, or else the task's.
+    pub fn soft_time_limit(&self) -> Option<Duration> {
+        let own = self.0.app.tasks().options(&self.request().task);
+        let call = self.request().soft_time_limit();
+        call.or_else(|| own.and_then(|options| options.soft_time_limit))
+    }
+
+    /// Returns when the soft time limit has passed; never, if there is none.
+    /// Celery raises `SoftTimeLimitExceeded` in the task then.
+    ///
+    /// ```
+    /// # use canvas_core::Ctx;
+    /// # async fn whole() -> u64 { 1 }
+    /// # async fn rough() -> u64 { 0 }
+    /// async fn count(ctx: &Ctx) -> u64 {
+    ///     tokio::select! {
+    ///         exact = whole() => exact,
+    ///         () = ctx.soft_time_limit_passed() => rough().await,
+    ///     }
+    /// }
+    /// ```
+    pub async fn soft_time_limit_passed(&self) {
+        match self.soft_time_limit() {
+            Some(limit) => tokio::time::sleep_until(self.0.started + limit).await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Whether this task was called off while it runs: long loops should ask

@@ -25,7 +25,7 @@ pub(crate) fn deep<T>(f: impl FnOnce() -> T) -> T {
 ///
 /// # Errors
 /// [`Error::Encoding`] with the parser's reason, naming `what`.
-pub(crate) fn parse<T: DeserializeOwned>(text: &[u8], what: &str) -> Result<T> {
+pub fn parse<T: DeserializeOwned>(text: &[u8], what: &str) -> Result<T> {
     let failed = |reason: String| Error::Encoding {
         action: "decode",
         what: what.to_owned(),
@@ -53,7 +53,7 @@ pub(crate) fn parse<T: DeserializeOwned>(text: &[u8], what: &str) -> Result<T> {
 ///
 /// # Errors
 /// [`Error::Encoding`] with the reason, naming `what`.
-pub(crate) fn write<T: serde::Serialize + ?Sized>(value: &T, what: &str) -> Result<Vec<u8>> {
+pub fn write<T: serde::Serialize + ?Sized>(value: &T, what: &str) -> Result<Vec<u8>> {
     let failed = |reason: String| Error::Encoding {
         action: "encode",
         what: what.to_owned(),
@@ -134,7 +134,11 @@ mod tests {
         let value = |depth| (1..depth).fold(Value::Array(vec![]), |v, _| Value::Array(vec![v]));
         assert!(write(&value(MAX_DEPTH), "x").is_ok());
         let error = write(&value(MAX_DEPTH + 1), "a result").unwrap_err();
-        assert!(error.to_string().contains("encode a result: nested 1001 deep"), "{error}");
+        let reason = error.to_string();
+        assert!(
+            reason.contains("encode a result: nested 1001 deep"),
+            "{reason}"
+        );
         assert!(!is_too_deep(&value(MAX_DEPTH)));
         assert!(is_too_deep(&value(MAX_DEPTH + 1)));
         let mut object = serde_json::Map::new();

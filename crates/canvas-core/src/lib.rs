@@ -38,7 +38,7 @@ mod exception;
 mod explain;
 mod freeze;
 mod id;
-mod json;
+pub mod json;
 mod lazy;
 pub mod memory;
 mod options;

@@ -34,13 +34,21 @@ pub trait StampingVisitor {
     /// Called after a chain's steps.
     fn on_chain_end(&mut self, _chain: &Signature) {}
 
-    /// Stamps for all of a chord's header, asked before its members.
-    fn on_chord_header_start(&mut self, _chord: &Signature) -> Stamps {
-        Stamps::new()
+    /// Stamps for all of a chord's header, asked before its members: those of
+    /// the header as a group, unless this says otherwise.
+    fn on_chord_header_start(&mut self, chord: &Signature) -> Stamps {
+        match &chord.shape {
+            Shape::Chord(parts) => self.on_group_start(&parts.header),
+            _ => Stamps::new(),
+        }
     }
 
     /// Called after a chord's header.
-    fn on_chord_header_end(&mut self, _chord: &Signature) {}
+    fn on_chord_header_end(&mut self, chord: &Signature) {
+        if let Shape::Chord(parts) = &chord.shape {
+            self.on_group_end(&parts.header);
+        }
+    }
 
     /// Stamps for all of a chord's body, asked before it.
     fn on_chord_body(&mut self, _chord: &Signature) -> Stamps {
@@ -111,7 +119,7 @@ fn ask(
 ) -> Stamps {
     let mut all = from.clone();
     if let Some(visitor) = visitor {
-        merge(&mut all, &named(what(&mut **visitor)), false);
+        add(&mut all, named(what(&mut **visitor)));
     }
     all
 }
@@ -208,40 +216,40 @@ fn set(options: &mut Options, stamps: Stamps, append: bool) {
         if key == NAMES {
             continue;
         }
-        let old = options.get(&key).filter(|_| append).cloned();
         let is_stamp = options.stamped_headers().contains(&key);
-        match old {
-            Some(old) if is_stamp => options.set(&key, both(value, old)),
-            _ => options.set(&key, value),
-        }
+        let old = options.get(&key).filter(|_| is_stamp).cloned();
+        let value = match old {
+            Some(old) if append || (value.is_array() && old.is_array()) => both(value, old),
+            _ => value,
+        };
+        options.set(&key, value);
     }
     for name in names {
         options.append_unique(NAMES, name);
     }
 }
 
-/// Two values of one stamp, the newer first.
-fn both(newer: Value, older: Value) -> Value {
+/// Two values of one stamp as one list.
+fn both(first: Value, second: Value) -> Value {
     let list = |value| match value {
         Value::Array(items) => items,
         one => vec![one],
     };
-    let mut all = list(newer);
-    for item in list(older) {
-        if !all.contains(&item) {
-            all.push(item);
-        }
-    }
+    let mut all = list(first);
+    all.extend(list(second));
     Value::Array(all)
 }
 
-fn merge(stamps: &mut Stamps, newer: &Stamps, append: bool) {
-    for (key, value) in newer {
-        let merged = match stamps.get(key) {
-            Some(old) if append || key == NAMES => both(value.clone(), old.clone()),
-            _ => value.clone(),
+/// Adds stamps to those from further up, which stand. As in Celery, lists are
+/// joined.
+fn add(stamps: &mut Stamps, more: Stamps) {
+    for (key, value) in more {
+        let merged = match stamps.remove(&key) {
+            Some(first) if first.is_array() && value.is_array() => both(first, value),
+            Some(first) => first,
+            None => value,
         };
-        stamps.insert(key.clone(), merged);
+        stamps.insert(key, merged);
     }
 }
 

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use tracing::Instrument;
 
 use crate::builtins;
+use crate::roster::Seat;
 use crate::run::{Node, Phase, Turn};
 
 /// Sees a delivery through.
@@ -36,16 +37,19 @@ pub(crate) async fn delivery(node: Arc<Node>, delivery: Delivery, turn: Turn) {
                 name = %request.task,
                 retries = request.retries(),
             );
-            request_run(&node, delivery, request, turn).instrument(span).await;
+            request_run(&node, delivery, Arc::new(request), turn)
+                .instrument(span)
+                .await;
         }
         Err(error) => malformed(&node, &delivery, info, error).await,
     }
 }
 
-async fn request_run(node: &Node, delivery: Delivery, request: Request, turn: Turn) {
+async fn request_run(node: &Node, delivery: Delivery, request: Arc<Request>, turn: Turn) {
+    let seat = node.roster.enter(request.clone());
     // The time may have come while the message was on its way.
     if request.headers.eta.is_some_and(|eta| eta > Utc::now()) && !is_over(node, &request) {
-        return put_off(node, delivery, &request).await;
+        return put_off(node, delivery, &request, seat).await;
     }
     let slot = tokio::select! {
         biased;
@@ -53,16 +57,22 @@ async fn request_run(node: &Node, delivery: Delivery, request: Request, turn: Tu
         slot = turn => slot,
     };
     let Some(_slot) = slot else { return };
+    // It may be the slot of a task that shutting down has just stopped, seen
+    // before the news of that.
+    if node.is_shutting_down() {
+        return settle(node, &delivery.receipt, Settle::Requeue).await;
+    }
     let unrun = before(node, &delivery, &request).await;
     // Only what is run is acknowledged early: the rest may have to be kept as
     // a dead letter.
     let late = unrun.is_some() || acks_late(node, &request);
     if !late {
         settle(node, &delivery.receipt, Settle::Ack).await;
+        seat.acknowledged();
     }
     let (mut outcome, launched) = match unrun {
         Some(outcome) => outcome,
-        None => run(node, &request).await,
+        None => run(node, &request, &seat).await,
     };
     if let Outcome::Error(TaskError::Reject { requeue, .. }) = &mut outcome {
         // What was acknowledged cannot be requeued, so it ends.
@@ -83,16 +93,16 @@ fn acks_late(node: &Node, request: &Request) -> bool {
 }
 
 fn is_over(node: &Node, request: &Request) -> bool {
-    request.has_expired(Utc::now()) || node.revoked.contains(&request.id)
+    request.has_expired(Utc::now()) || node.revoked.covers(request)
 }
 
 /// A task whose time has not come: kept by the broker if it can, else here.
-async fn put_off(node: &Node, delivery: Delivery, request: &Request) {
+async fn put_off(node: &Node, delivery: Delivery, request: &Request, seat: Seat) {
     match request.headers.eta {
         Some(eta) if node.broker().info().defers => {
             settle(node, &delivery.receipt, Settle::Defer(eta)).await;
         }
-        _ => node.hold(delivery),
+        _ => node.hold(delivery, seat),
     }
 }
 
@@ -103,7 +113,7 @@ async fn before(
     request: &Request,
 ) -> Option<(Outcome, Vec<ResultTree>)> {
     let done = |outcome| Some((outcome, Vec::new()));
-    if node.revoked.contains(&request.id) {
+    if node.revoked.covers(request) {
         tracing::info!("discarded: revoked");
         return done(Outcome::Revoked("revoked"));
     }
@@ -148,16 +158,13 @@ async fn before(
 }
 
 fn is_known(node: &Node, task: &str) -> bool {
-    let built_in = ["accumulate", "map", "starmap", "chunks"];
     node.app.tasks().get(task).is_some()
         || node.app.primitives().get(task).is_some()
-        || task
-            .strip_prefix("celery.")
-            .is_some_and(|name| built_in.contains(&name))
+        || builtins::NAMES.contains(&task)
 }
 
 /// Runs the task.
-async fn run(node: &Node, request: &Request) -> (Outcome, Vec<ResultTree>) {
+async fn run(node: &Node, request: &Arc<Request>, seat: &Seat) -> (Outcome, Vec<ResultTree>) {
     let app = &node.app;
     let options = app.tasks().options(&request.task);
     let tracked = options.and_then(|o| o.track_started);
@@ -175,20 +182,23 @@ async fn run(node: &Node, request: &Request) -> (Outcome, Vec<ResultTree>) {
         }
     }
     let ctx = Ctx::new(app.clone(), request.clone());
-    let token = node.revoked.started(&ctx);
+    let stop = seat.started(&ctx);
+    // A command that came since this was asked before has missed it.
+    if node.revoked.covers(request) {
+        return (Outcome::Revoked("revoked"), Vec::new());
+    }
     let limit = request
         .time_limit()
         .or_else(|| options.and_then(|o| o.time_limit));
     let started = std::time::Instant::now();
     let outcome = tokio::select! {
         biased;
-        () = token.cancelled() => Outcome::Revoked("terminated"),
+        () = stop.cancelled() => Outcome::Revoked("terminated"),
         result = limited(limit, call(&ctx)) => match result {
             Ok(value) => Outcome::Success(value),
             Err(error) => Outcome::Error(error),
         },
     };
-    node.revoked.ended(&request.id);
     log(&outcome, started.elapsed());
     (outcome, ctx.children())
 }
@@ -262,7 +272,7 @@ fn panicked(payload: &(dyn Any + Send)) -> TaskError {
 /// stopped meanwhile, and the message is to come again.
 async fn finish(
     node: &Node,
-    mut request: Request,
+    mut request: Arc<Request>,
     mut outcome: Outcome,
     launched: Vec<ResultTree>,
 ) -> Option<Settle> {
@@ -272,7 +282,7 @@ async fn finish(
     let mut hopeless = None;
     loop {
         let all = !matches!(outcome, Outcome::Success(_));
-        let error = match committer.complete(&mut request, all).await {
+        let error = match complete(node, &mut request, all).await {
             Ok(()) => {
                 let now = Utc::now();
                 let step = advance(
@@ -318,7 +328,7 @@ async fn finish(
         }
         tracing::warn!(%error, ?wait, "committing failed; trying again");
         // From here on it is as if the message had come again.
-        request.delivery.redelivered = true;
+        Arc::make_mut(&mut request).delivery.redelivered = true;
         tokio::select! {
             () = node.reached(Phase::Cold) => return None,
             () = tokio::time::sleep(wait) => {}
@@ -327,6 +337,15 @@ async fn finish(
             .min(Duration::from_secs(5))
             .mul_f64(0.75 + fastrand::f64() / 2.0);
     }
+}
+
+/// Puts what was kept for the request into it.
+async fn complete(node: &Node, request: &mut Arc<Request>, all: bool) -> Result<(), Error> {
+    if request.missing(all).is_none() {
+        return Ok(());
+    }
+    let committer = node.app.committer();
+    committer.complete(Arc::make_mut(request), all).await
 }
 
 async fn settle(node: &Node, receipt: &Receipt, how: Settle) {
@@ -352,7 +371,7 @@ async fn malformed(node: &Node, delivery: &Delivery, info: DeliveryInfo, error: 
     let exception = ExceptionInfo::new("kombu.exceptions", kind, error.to_string());
     if let Some(request) = Request::salvage(&delivery.message, info) {
         let refused = Outcome::Refused(exception);
-        if let Some(how) = finish(node, request, refused, Vec::new()).await {
+        if let Some(how) = finish(node, Arc::new(request), refused, Vec::new()).await {
             settle(node, &delivery.receipt, how).await;
         }
         return;

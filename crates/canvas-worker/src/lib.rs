@@ -38,8 +38,8 @@ mod control;
 mod execute;
 mod flight;
 mod hold;
+mod roster;
 mod run;
 mod worker;
 
-pub use control::Revoked;
 pub use worker::{Running, Worker, WorkerExt};

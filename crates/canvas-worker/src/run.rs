@@ -4,7 +4,7 @@ use std::future::{poll_fn, ready};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use canvas_core::broker::{ConsumeSpec, Consumer, Delivery, Settle, Subscription};
 use canvas_core::{Broker, CONTROL_EXCHANGE, Canvas, Result};
@@ -12,10 +12,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::control::{self, Revoked};
+use crate::control::{self, Clock, Revoked};
 use crate::execute;
 use crate::flight::Flights;
 use crate::hold::Hold;
+use crate::roster::{Roster, Seat};
 use crate::worker::Worker;
 
 /// A slot to run in, when it is this task's turn.
@@ -38,12 +39,17 @@ pub(crate) struct Node {
     pub(crate) name: String,
     pub(crate) flights: Flights,
     pub(crate) revoked: Revoked,
+    pub(crate) roster: Arc<Roster>,
+    pub(crate) clock: Clock,
+    pub(crate) started: Instant,
+    pub(crate) queues: Vec<Arc<str>>,
+    pub(crate) concurrency: usize,
     slots: Arc<Semaphore>,
     pub(crate) phase: watch::Receiver<Phase>,
-    prefetch: usize,
+    pub(crate) prefetch: usize,
     /// Where deliveries that must wait for their time are handed over.
-    later: mpsc::UnboundedSender<Delivery>,
-    held: std::sync::Mutex<Option<mpsc::UnboundedReceiver<Delivery>>>,
+    later: mpsc::UnboundedSender<(Delivery, Seat)>,
+    held: std::sync::Mutex<Option<mpsc::UnboundedReceiver<(Delivery, Seat)>>>,
 }
 
 impl Node {
@@ -54,12 +60,21 @@ impl Node {
             (None, 0) => usize::MAX / 2,
             (None, multiplier) => worker.concurrency * multiplier,
         };
+        let mut queues = worker.queues.clone();
+        if worker.direct {
+            queues.push(worker.direct_queue().into());
+        }
         let (later, held) = mpsc::unbounded_channel();
         Arc::new(Self {
             app: worker.app.clone(),
             name: worker.name.clone(),
             flights: Flights::default(),
             revoked: Revoked::default(),
+            roster: Arc::default(),
+            clock: Clock::default(),
+            started: Instant::now(),
+            queues,
+            concurrency: worker.concurrency,
             slots: Arc::new(Semaphore::new(worker.concurrency)),
             phase,
             prefetch,
@@ -73,9 +88,14 @@ impl Node {
     }
 
     /// Hands a delivery over to wait for its time.
-    pub(crate) fn hold(&self, delivery: Delivery) {
+    pub(crate) fn hold(&self, delivery: Delivery, seat: Seat) {
+        seat.scheduled();
         // Fails only when the loop has ended, and then the lease brings it back.
-        let _ = self.later.send(delivery);
+        let _ = self.later.send((delivery, seat));
+    }
+
+    pub(crate) fn is_shutting_down(&self) -> bool {
+        *self.phase.borrow() > Phase::Running
     }
 
     /// Returns once shutting down has come this far.
@@ -89,11 +109,8 @@ impl Node {
     }
 }
 
-pub(crate) async fn consume(worker: &Worker, node: &Node) -> Result<Box<dyn Consumer>> {
-    let mut queues = worker.queues.clone();
-    if worker.direct {
-        queues.push(worker.direct_queue().into());
-    }
+pub(crate) async fn consume(node: &Node) -> Result<Box<dyn Consumer>> {
+    let queues = node.queues.clone();
     tracing::info!(
         worker = node.name,
         ?queues,
@@ -128,8 +145,8 @@ pub(crate) async fn run(
             () = node.reached(Phase::Warm) => break,
             _ = renewal.tick() => renew(&node).await,
             command = control::next(&mut commands) => control::obey(&node, command),
-            Some(delivery) = later.recv() => {
-                hold.add(delivery);
+            Some((delivery, seat)) = later.recv() => {
+                hold.add(delivery, seat);
                 prefetch(&node, &mut *consumer, hold.len()).await;
             }
             delivery = hold.due(), if hold.len() > 0 => {

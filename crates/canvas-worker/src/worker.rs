@@ -97,7 +97,7 @@ impl Worker {
         let node = Node::new(&self, watched);
         // Before there is anything to call off.
         let commands = run::subscribe(&node).await;
-        let consumer = run::consume(&self, &node).await?;
+        let consumer = run::consume(&node).await?;
         let loop_ = tokio::spawn(run::run(node, consumer, commands));
         Ok(Running {
             name: self.name,
@@ -148,7 +148,10 @@ impl Signals {
             #[cfg(unix)]
             unix: {
                 use tokio::signal::unix::{SignalKind, signal};
-                let both = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+                let both = (
+                    signal(SignalKind::terminate()),
+                    signal(SignalKind::interrupt()),
+                );
                 match both {
                     (Ok(terminate), Ok(interrupt)) => Some([terminate, interrupt]),
                     _ => None,

@@ -41,6 +41,7 @@ pub(crate) enum Action {
     BeginAnew { worker: usize },
     LeaseEnds { held: usize },
     ClaimEnds { join: usize },
+    JoinExpires { join: usize },
     Send,
     Quit,
     Resend,
@@ -120,6 +121,9 @@ impl Check {
                     push(Action::ClaimEnds { join: at }, mishap(alive));
                 }
             }
+            if join.is_some() && state.left.losses > 0 {
+                push(Action::JoinExpires { join: at }, Kind::Mishap);
+            }
         }
         let resends = state.left.resends > 0;
         match (state.client, self.sends(state)) {
@@ -187,7 +191,8 @@ impl Check {
             return false;
         };
         let join = state.joins[usize::from(join)].as_ref();
-        join.and_then(Join::claim).is_some()
+        let claimed = join.and_then(Join::claim).is_some();
+        claimed && self.program.next(at, Answer::Claimed) == at
     }
 
     /// What the client does next.
@@ -231,6 +236,10 @@ impl Check {
                     state.left.lapses -= u8::from(state.has_claim(join, claim));
                 }
                 state.joins[join].iter_mut().for_each(Join::lapse);
+            }
+            Action::JoinExpires { join } => {
+                state.left.losses -= 1;
+                state.joins[join] = None;
             }
             Action::Send => {
                 if let (Client::At(at), Some(op)) = (state.client, self.sends(state)) {
@@ -333,7 +342,8 @@ impl Check {
             return Answer::Missing;
         };
         match join.arrive(part, self.broken, |part| self.program.member(part)) {
-            Arrived::Waiting | Arrived::Closed | Arrived::Claimed => Answer::Done,
+            Arrived::Waiting | Arrived::Closed => Answer::Done,
+            Arrived::Claimed => Answer::Claimed,
             Arrived::Complete { claim } => Answer::Complete {
                 claim,
                 parts: join.parts.clone(),
@@ -400,6 +410,10 @@ impl Check {
             *first = sent.says + 1;
         }
         state.seen.two_messages |= *first != sent.says + 1;
+        if !sent.repeat {
+            state.seen.unmarked_repeat |= state.seen.unmarked & (1 << message) != 0;
+            state.seen.unmarked |= 1 << message;
+        }
         let tag = state.free_tag();
         state.broker.publish(message, tag);
     }
@@ -426,6 +440,11 @@ impl Check {
         !goes_on && !self.has_ended(state) && state.client != Client::Dead
     }
 
+    /// Whether a body may have failed that others wait for still, or run.
+    fn has_lost_a_join(&self, state: &State) -> bool {
+        state.left.losses < self.faults.losses
+    }
+
     fn ends_in_two_ways(&self, state: &State) -> bool {
         let mut bodies = self.chords.iter();
         let body = bodies.any(|chord| state.seen.torn & (1 << chord.body) != 0);
@@ -441,6 +460,7 @@ impl Check {
 pub(crate) const GIVEN_RESULTS: &str = "a body is given the stored results of its members";
 pub(crate) const FAILS_AFTER: &str = "a body fails only after its members have ended";
 pub(crate) const ONE_MESSAGE: &str = "what is sent twice is the same task with the same arguments";
+pub(crate) const MARKED: &str = "a message that is sent again says so";
 pub(crate) const ONE_END: &str = "a result that is written twice is the same";
 pub(crate) const SUCCESS_STANDS: &str = "a stored success stands";
 pub(crate) const FENCED: &str = "a stale receipt settles nothing";
@@ -487,9 +507,17 @@ impl Model for Check {
         let sometimes = Property::<Self>::sometimes;
         let mut all = vec![
             always(GIVEN_RESULTS, |_, state| !state.seen.wrong_body),
-            always(FAILS_AFTER, |_, state| !state.seen.early_failure),
+            always(FAILS_AFTER, |check, state| {
+                !state.seen.early_failure || check.has_lost_a_join(state)
+            }),
             always(ONE_MESSAGE, |_, state| !state.seen.two_messages),
-            always(ONE_END, |check, state| !check.ends_in_two_ways(state)),
+            always(ONE_END, |check, state| {
+                !check.ends_in_two_ways(state) || check.has_lost_a_join(state)
+            }),
+            always(MARKED, |check, state| {
+                // A client does not know what it has sent.
+                !state.seen.unmarked_repeat || state.left.resends < check.faults.resends
+            }),
             always(SUCCESS_STANDS, |_, state| !state.seen.overwritten),
             always(FENCED, |_, state| !state.seen.unfenced),
             always(KEPT, |_, state| !state.seen.lost_reference),

@@ -27,6 +27,8 @@ pub(crate) enum Mutation {
     StoreLast,
     /// Continuations get new ids whenever a delivery is seen through again.
     FreshIds,
+    /// A run goes on from its own result, though another stands.
+    NothingSupersedes,
     /// The last write of a result stands.
     LastWriteWins,
 }

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use canvas_core::backend::{Arrival, Part};
 use canvas_core::protocol::{Body, DeliveryInfo, Sealed};
@@ -75,6 +76,7 @@ pub(crate) enum Answer {
         claim: u8,
         parts: Vec<Nr>,
     },
+    Claimed,
     Missing,
 }
 
@@ -220,7 +222,11 @@ impl Program {
             return *next;
         }
         let next = self.follow(&known, at, &key.1);
-        let next = known.add(next);
+        let next = if next.is_again(&known.points[usize::from(at)]) {
+            at
+        } else {
+            known.add(next)
+        };
         known.next.insert(key, next);
         next
     }
@@ -234,6 +240,9 @@ impl Program {
             // Waiting or closed: there is nothing more to do.
             Answer::Done => Arrival::Closed,
             Answer::Missing => Arrival::Missing,
+            Answer::Claimed => Arrival::Claimed {
+                retry_after: Duration::ZERO,
+            },
             Answer::Complete { claim, parts } => Arrival::Complete {
                 claim: u64::from(*claim),
                 parts: parts.iter().map(|nr| known.part(*nr).0.clone()).collect(),
@@ -260,6 +269,9 @@ impl Program {
     /// Where a worker goes on whose result was not stored, if another success
     /// of the task stands.
     pub(crate) fn superseded(&self, at: At, standing: Nr) -> Option<At> {
+        if self.broken == Mutation::NothingSupersedes {
+            return None;
+        }
         let (message, redelivered, _) = {
             let known = self.known();
             let point = &known.points[usize::from(at)];
@@ -389,6 +401,15 @@ struct Point {
     request: Arc<Request>,
     settle: Settle,
     recalled: u32,
+}
+
+impl Point {
+    /// Whether what is to be done here is what was to be done `before`.
+    fn is_again(&self, before: &Self) -> bool {
+        let mut rest = self.rest.clone();
+        let work = rest.pop();
+        work.is_some() && (&work, &rest) == (&before.work, &before.rest)
+    }
 }
 
 impl Known {

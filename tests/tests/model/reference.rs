@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use canvas_core::backend::{Arrival, JoinSpec, Part};
-use canvas_core::broker::{self, ConsumeSpec, Destination, Outgoing};
+use canvas_core::backend::{self, Arrival, JoinSpec, Part};
+use canvas_core::broker::{self, ConsumeSpec, Consumer, Destination, Outgoing};
 use canvas_core::memory::{MemoryBackend, MemoryBroker};
 use canvas_core::protocol::{Headers, Properties};
 use canvas_core::{Backend, Broker as _, Id, Message, State, TaskMeta};
@@ -13,7 +13,9 @@ use serde_json::{Value, json};
 
 use crate::mutation::Mutation;
 use crate::program::Nr;
-use crate::store::{Arrived, Broker, End, Join, Member, Results, Settle, Settled, Stored};
+use crate::store::{Arrived, Broker, End, Join, Member, Receipt, Results, Settle, Settled, Stored};
+
+const FAILS_NEVER: &str = "what is in memory does not fail";
 
 /// How long a lease or a claim lasts.
 const LEASE: Duration = Duration::from_secs(10);
@@ -72,13 +74,13 @@ proptest! {
             let id = Id::from("join");
             let memory = MemoryBackend::new();
             let spec = JoinSpec { id: id.clone(), size: 3, quorum: u64::from(quorum) };
-            memory.open_join(&spec).await.expect("memory does not fail");
+            memory.open_join(&spec).await.expect(FAILS_NEVER);
             let mut model = Join::new(3, quorum);
             for ask in asks {
                 match ask {
                     Ask::Arrive(nr) => {
                         let real = memory.arrive(&id, &part(nr), LEASE).await;
-                        let real = real.expect("memory does not fail");
+                        let real = real.expect(FAILS_NEVER);
                         let said = model.arrive(nr, Mutation::None, member);
                         let same = match (&real, &said) {
                             (Arrival::Waiting { arrived, size: 3 }, Arrived::Waiting) => {
@@ -103,7 +105,7 @@ proptest! {
                     }
                     Ask::Close(claim) => {
                         let real = memory.close_join(&id, u64::from(claim)).await;
-                        prop_assert_eq!(real.expect("memory does not fail"), model.close(claim));
+                        prop_assert_eq!(real.expect(FAILS_NEVER), model.close(claim));
                     }
                 }
             }
@@ -128,11 +130,12 @@ proptest! {
                 };
                 let mut meta = TaskMeta::new(id.clone(), status.clone());
                 meta.result = json!([status.as_str(), value]);
-                memory.store(&meta).await.expect("memory does not fail");
-                let stored = Stored { result: state * 3 + value, end };
-                model.store(0, stored, Mutation::None);
+                let stored = memory.store(&meta).await.expect(FAILS_NEVER);
+                let new = Stored { result: state * 3 + value, end };
+                let standing = model.store(0, new, Mutation::None);
+                prop_assert_eq!(stored == backend::Stored::Kept, standing.is_some());
                 let real = memory.load(std::slice::from_ref(&id)).await;
-                let real = real.expect("memory does not fail").pop().flatten().map(|m| m.result);
+                let real = real.expect(FAILS_NEVER).pop().flatten().map(|m| m.result);
                 let said = model.get(0).map(|stored| {
                     let names = ["RETRY", "FAILURE", "REVOKED", "SUCCESS"];
                     json!([names[usize::from(stored.result / 3)], stored.result % 3])
@@ -152,81 +155,103 @@ proptest! {
 }
 
 async fn deliver(asks: Vec<(u8, prop::sample::Index)>) -> Result<(), TestCaseError> {
-    let memory = MemoryBroker::new();
-    let spec = |prefetch| ConsumeSpec {
-        queues: vec!["q".into()],
-        prefetch,
-        lease: LEASE,
-    };
-    let mut consumer = memory
-        .consume(spec(usize::MAX))
-        .await
-        .expect("memory does not fail");
-    // Takes nothing, but notices that leases have ended.
-    let mut watch = memory.consume(spec(0)).await.expect("memory does not fail");
-    let mut model = Broker::default();
-    let mut receipts = Vec::new();
-    let mut sent = 0;
+    let mut both = Both::new().await;
     for (ask, which) in asks {
         match ask {
-            0 => {
-                memory
-                    .publish(vec![message(sent)])
-                    .await
-                    .expect("memory does not fail");
-                model.publish(sent, sent);
-                sent += 1;
-            }
-            1 if model.held.iter().any(|held| !held.out) => {
-                let real = consumer.next().await.expect("memory does not fail");
-                let real = real.expect("it was not stopped");
-                let nr = real.message.headers.retries as Nr;
-                // The model's messages come in any order.
-                let found = model
-                    .held
-                    .iter()
-                    .position(|held| held.message == nr && !held.out);
-                let at = found.expect("the model has it, too");
-                prop_assert_eq!(real.redelivered, model.held[at].again);
-                receipts.push((real.receipt, model.take(at)));
-            }
-            2 | 3 if !receipts.is_empty() => {
-                let (real, said) = which.get(&receipts);
-                let (how, same) = match ask {
-                    2 => (broker::Settle::Ack, Settle::Ack),
-                    _ => (broker::Settle::Requeue, Settle::Requeue),
-                };
-                let real = memory
-                    .settle(real, how)
-                    .await
-                    .expect("memory does not fail");
-                let said = model.settle(*said, same, Mutation::None);
-                prop_assert_eq!(real == broker::Settled::Done, said == Settled::Done);
-            }
-            4 if model.held.iter().any(|held| held.out) => {
-                let out: Vec<usize> = (0..model.held.len())
-                    .filter(|at| model.held[*at].out)
-                    .collect();
-                let at = *which.get(&out);
-                let lapsed = model.held[at].receipt();
-                let others = receipts.iter().filter(|(_, said)| *said != lapsed);
-                let others: Vec<_> = others.map(|(real, _)| real.clone()).collect();
-                tokio::time::advance(LEASE * 2 / 3).await;
-                memory.renew(&others).await.expect("memory does not fail");
-                tokio::time::advance(LEASE / 3).await;
-                let nothing = tokio::time::timeout(Duration::ZERO, watch.next()).await;
-                prop_assert!(nothing.is_err());
-                model.lapse(at);
-            }
+            0 => both.publish().await,
+            1 if both.model.held.iter().any(|held| !held.out) => both.take().await?,
+            2 if !both.receipts.is_empty() => both.settle(which, Settle::Ack).await?,
+            3 if !both.receipts.is_empty() => both.settle(which, Settle::Requeue).await?,
+            4 if both.model.held.iter().any(|held| held.out) => both.lapse(which).await?,
             _ => {}
         }
-        let waiting = model.held.iter().filter(|held| !held.out).count() as u64;
-        prop_assert_eq!(
-            memory.len("q").await.expect("memory does not fail"),
-            waiting
-        );
+        let waiting = both.model.held.iter().filter(|held| !held.out).count() as u64;
+        prop_assert_eq!(both.memory.len("q").await.expect(FAILS_NEVER), waiting);
     }
     Ok(())
+}
+
+/// A broker in memory and one of the model, which are asked the same.
+struct Both {
+    memory: MemoryBroker,
+    consumer: Box<dyn Consumer>,
+    /// Takes nothing, but notices that leases have ended.
+    watch: Box<dyn Consumer>,
+    model: Broker,
+    receipts: Vec<(broker::Receipt, Receipt)>,
+    sent: Nr,
+}
+
+impl Both {
+    async fn new() -> Self {
+        let memory = MemoryBroker::new();
+        let spec = |prefetch| ConsumeSpec {
+            queues: vec!["q".into()],
+            prefetch,
+            lease: LEASE,
+        };
+        Self {
+            consumer: memory.consume(spec(usize::MAX)).await.expect(FAILS_NEVER),
+            watch: memory.consume(spec(0)).await.expect(FAILS_NEVER),
+            memory,
+            model: Broker::default(),
+            receipts: Vec::new(),
+            sent: 0,
+        }
+    }
+
+    async fn publish(&mut self) {
+        let batch = vec![message(self.sent)];
+        self.memory.publish(batch).await.expect(FAILS_NEVER);
+        self.model.publish(self.sent, self.sent);
+        self.sent += 1;
+    }
+
+    async fn take(&mut self) -> Result<(), TestCaseError> {
+        let real = self.consumer.next().await.expect(FAILS_NEVER);
+        let real = real.expect("it was not stopped");
+        let nr = real.message.headers.retries as Nr;
+        // The model's messages come in any order.
+        let mut held = self.model.held.iter();
+        let found = held.position(|held| held.message == nr && !held.out);
+        let at = found.expect("the model has it, too");
+        prop_assert_eq!(real.redelivered, self.model.held[at].again);
+        self.receipts.push((real.receipt, self.model.take(at)));
+        Ok(())
+    }
+
+    async fn settle(
+        &mut self,
+        which: prop::sample::Index,
+        how: Settle,
+    ) -> Result<(), TestCaseError> {
+        let (real, said) = which.get(&self.receipts);
+        let same = match how {
+            Settle::Ack => broker::Settle::Ack,
+            Settle::Requeue => broker::Settle::Requeue,
+        };
+        let real = self.memory.settle(real, same).await.expect(FAILS_NEVER);
+        let said = self.model.settle(*said, how, Mutation::None);
+        prop_assert_eq!(real == broker::Settled::Done, said == Settled::Done);
+        Ok(())
+    }
+
+    /// Ends one lease, and no other.
+    async fn lapse(&mut self, which: prop::sample::Index) -> Result<(), TestCaseError> {
+        let all = 0..self.model.held.len();
+        let out: Vec<usize> = all.filter(|at| self.model.held[*at].out).collect();
+        let at = *which.get(&out);
+        let lapsed = self.model.held[at].receipt();
+        let others = self.receipts.iter().filter(|(_, said)| *said != lapsed);
+        let others: Vec<_> = others.map(|(real, _)| real.clone()).collect();
+        tokio::time::advance(LEASE * 2 / 3).await;
+        self.memory.renew(&others).await.expect(FAILS_NEVER);
+        tokio::time::advance(LEASE / 3).await;
+        let nothing = tokio::time::timeout(Duration::ZERO, self.watch.next()).await;
+        prop_assert!(nothing.is_err());
+        self.model.lapse(at);
+        Ok(())
+    }
 }
 
 fn message(nr: Nr) -> Outgoing {

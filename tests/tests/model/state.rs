@@ -40,6 +40,8 @@ pub(crate) struct Faults {
     /// The broker or the backend fails a worker, which makes the effects of
     /// its run anew, from the first.
     pub(crate) errors: u8,
+    /// The backend loses a join.
+    pub(crate) losses: u8,
     /// The client dies.
     pub(crate) quits: u8,
     /// The same canvas is sent again.
@@ -47,8 +49,8 @@ pub(crate) struct Faults {
 }
 
 impl Faults {
-    /// How many of those that may make a task run twice. That a canvas is
-    /// sent again is none for a body.
+    /// How many of those that may make a task run twice. The others must not,
+    /// where it is the body of a chord.
     pub(crate) fn disturbing(self) -> u8 {
         self.crashes + self.lapses + self.errors
     }
@@ -60,6 +62,7 @@ impl fmt::Display for Faults {
             (self.crashes, "crashes"),
             (self.lapses, "lapses"),
             (self.errors, "errors"),
+            (self.losses, "losses"),
             (self.quits, "quits"),
             (self.resends, "resends"),
         ];
@@ -107,6 +110,9 @@ pub(crate) struct Seen {
     pub(crate) runs: [u8; FEW],
     /// Tasks that ended in two ways, as bits.
     pub(crate) torn: u32,
+    /// Messages that did not say that they may be repeats, as bits.
+    pub(crate) unmarked: u64,
+    pub(crate) unmarked_repeat: bool,
     pub(crate) wrong_body: bool,
     pub(crate) early_failure: bool,
     pub(crate) two_messages: bool,

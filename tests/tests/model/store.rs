@@ -107,9 +107,10 @@ impl Held {
     }
 }
 
-/// The results, by task.
+/// The results, by task: 0 for none, else [`Stored::code`]. Bytes, since they
+/// are hashed in every state.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub(crate) struct Results([Option<Stored>; MOST]);
+pub(crate) struct Results([u8; MOST]);
 
 /// A result, as far as the backend looks at it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -127,25 +128,41 @@ pub(crate) enum End {
     Success,
 }
 
+impl Stored {
+    const ENDS: [End; 3] = [End::No, End::Yes, End::Success];
+
+    fn code(self) -> u8 {
+        1 + self.result * 3 + self.end as u8
+    }
+
+    fn of(code: u8) -> Option<Self> {
+        let code = code.checked_sub(1)?;
+        Some(Self {
+            result: code / 3,
+            end: Self::ENDS[usize::from(code % 3)],
+        })
+    }
+}
+
 impl Results {
     /// Stores a result, and says which one stands if that changed nothing.
     pub(crate) fn store(&mut self, task: Nr, new: Stored, broken: Mutation) -> Option<Stored> {
-        let slot = &mut self.0[usize::from(task)];
-        let stands = match slot.map(|old| old.end) {
+        let old = self.get(task);
+        let stands = match old.map(|old| old.end) {
             _ if broken == Mutation::LastWriteWins => false,
             None | Some(End::No) => false,
             Some(End::Yes) => new.end == End::No,
             Some(End::Success) => true,
         };
         if stands {
-            return *slot;
+            return old;
         }
-        *slot = Some(new);
+        self.0[usize::from(task)] = new.code();
         None
     }
 
     pub(crate) fn get(&self, task: Nr) -> Option<Stored> {
-        self.0[usize::from(task)]
+        Stored::of(self.0[usize::from(task)])
     }
 
     /// Whether a task has ended.

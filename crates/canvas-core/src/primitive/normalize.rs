@@ -203,13 +203,14 @@ fn normalize_group(mut group: Signature) -> Result<Signature> {
             identity.set(key, value);
         }
     }
-    // Celery refuses callbacks on a group: it has no task that could call them.
-    for key in ["link", "link_error"] {
-        if options.get(key).is_some() {
-            return Err(Error::InvalidCanvas(format!(
-                "`{key}` on an empty group or as an option of a group: use a chord"
-            )));
-        }
+    let (links, error_links) = (options.links()?, options.error_links()?);
+    options.remove("link");
+    options.remove("link_error");
+    if members.is_empty() && !(links.is_empty() && error_links.is_empty()) {
+        return Err(Error::InvalidCanvas(
+            "an empty group has no task that could call `link` or `link_error`: use a chord"
+                .to_owned(),
+        ));
     }
     let args = std::mem::take(&mut group.args);
     let kwargs = std::mem::take(&mut group.kwargs);
@@ -220,6 +221,12 @@ fn normalize_group(mut group: Signature) -> Result<Signature> {
         }
         let mut member = member;
         member.merge(&args, &kwargs, &options, false);
+        // As options, callbacks are for each member. (In Celery they take the
+        // place of the member's own; here nobody's callback is lost.)
+        links.iter().for_each(|link| member.add_link(link.clone()));
+        for errback in &error_links {
+            member.add_link_error(errback.clone());
+        }
         let member = normalize(member)?;
         match member.shape {
             Shape::Group(inner) => flat.extend(inner),

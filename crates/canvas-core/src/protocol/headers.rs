@@ -90,8 +90,16 @@ impl Default for Headers {
 }
 
 impl Headers {
-    /// Reads the headers of a message.
+    /// Reads the headers of a message. One that calls no task has only fields
+    /// of its own, whatever they are called.
     pub fn from_map(mut map: Map<String, Value>) -> Self {
+        if !map.contains_key("task") && !map.contains_key("id") {
+            return Self {
+                lang: Cow::Borrowed(""),
+                extra: map.into(),
+                ..Self::default()
+            };
+        }
         let mut reader = Reader {
             map: &mut map,
             problem: None,
@@ -125,8 +133,12 @@ impl Headers {
         headers
     }
 
-    /// The headers as Celery writes them, in its order.
+    /// The headers as Celery writes them, in its order. A message that calls
+    /// no task, such as a reply to remote control, has only its own.
     pub fn to_map(&self) -> Map<String, Value> {
+        if self.task.is_none() && self.id.is_none() {
+            return (*self.extra).clone();
+        }
         let text = |id: &Option<Id>| id.as_ref().map(Id::as_str).map(str::to_owned);
         let value = json!({
             "lang": self.lang,

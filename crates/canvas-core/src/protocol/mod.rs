@@ -17,6 +17,7 @@ pub use body::{Body, Embed};
 pub use fields::Fields;
 pub use headers::{Headers, Properties};
 pub use meta::TaskMeta;
+pub use repr::value as python_repr;
 pub(crate) use request::REPEAT;
 pub use request::{DeliveryInfo, Request};
 pub use sealed::{REFERENCE, Sealed};

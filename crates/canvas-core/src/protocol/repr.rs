@@ -26,8 +26,8 @@ pub(crate) fn args(values: &[Value]) -> String {
     truncated(out)
 }
 
-/// `repr` of one value.
-pub(crate) fn value(value: &Value) -> String {
+/// Python's `repr` of a value, cut off where it gets long: `{'x': [1, None]}`.
+pub fn value(value: &Value) -> String {
     let mut out = String::new();
     write(&mut out, value);
     truncated(out)

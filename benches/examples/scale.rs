@@ -1,4 +1,4 @@
-//! The proof that canvas bears size: `cargo run --bin scale`.
+//! The proof that canvas bears size: `cargo run --example scale`.
 //!
 //! In one process, with everything in memory: a chain of 10,000 steps ends with
 //! the right value, and a group of 1,000,000 tasks is applied, run and joined
@@ -12,7 +12,6 @@ use std::time::Instant;
 use canvas::memory::MemoryBroker;
 use canvas::{Group, Wait, WorkerExt};
 use canvas_benches::{Gauge, app, counting_chain, echo};
-use serde_json::Value;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -56,7 +55,7 @@ async fn long_chain(steps: u64) -> Result<(), Failure> {
     println!("  largest      {:>10} bytes of a message", broker.largest());
     println!("  messages     {:>10}", broker.messages());
     report_peak();
-    check(value == Value::from(steps), || {
+    check(value == steps, || {
         format!("the value is {value}, not {steps}")
     })?;
     worker.stop().await;

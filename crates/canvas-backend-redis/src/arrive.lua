@@ -1,0 +1,160 @@
+-- Counts a member into a join, and claims the join if it is complete.
+-- KEYS: parts, growth, size, arrived, claim, group, quorum, claims, grown,
+-- waits.
+-- ARGV: the id of the member; its place; the part as JSON; '1' if it is a
+-- success; for how long to claim; the life of all this, or '0' for ever; who
+-- asks; how long the size may be unknown; how long a closed join is
+-- remembered, and how long the shape of its header lives, each '0' for ever.
+-- Times are in milliseconds.
+--
+-- The first six keys are Celery's, and what is in them is as its own script
+-- CHORD_PART_RETURN leaves it, so that both may work on one join.
+local parts, growth, size, arrived, claim, group, quorum, claims, grown, waits = unpack(KEYS)
+local id, place, part, is_success = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
+local lease, life, asker = ARGV[5], ARGV[6], ARGV[7]
+local member = id .. ':' .. place
+
+-- Adds the member, if it has not arrived before.
+local function count()
+    if redis.call('SADD', arrived, member) == 0 then
+        return false
+    end
+    -- One task may be a member at two places, with the same result: Celery's
+    -- script then has one part for both, and never sees the join complete. A
+    -- space at the end is no part of the JSON.
+    while redis.call('ZSCORE', parts, part) do
+        part = part .. ' '
+    end
+    redis.call('ZADD', parts, place, part)
+    return true
+end
+
+local function renew()
+    if life ~= '0' then
+        for _, key in ipairs(KEYS) do
+            if key ~= claim and key ~= group then
+                redis.call('PEXPIRE', key, life)
+            end
+        end
+    end
+    if ARGV[10] ~= '0' then
+        redis.call('PEXPIRE', group, ARGV[10])
+    end
+end
+
+local function close()
+    if ARGV[9] == '0' then
+        redis.call('SET', claim, 'done')
+    else
+        redis.call('SET', claim, 'done', 'PX', ARGV[9])
+    end
+end
+
+-- Counts the successes among the parts.
+local function successes()
+    local found = 0
+    for _, text in ipairs(redis.call('ZRANGE', parts, 0, -1)) do
+        if string.match(text, '^%s*%[%s*1%s*,%s*"[^"]*"%s*,%s*"SUCCESS"') then
+            found = found + 1
+        end
+    end
+    return found
+end
+
+local held = redis.call('GET', claim)
+if held == 'done' then
+    return { 'closed' }
+end
+local expected = redis.call('GET', size)
+
+if held and not expected then
+    -- Celery drops the size once it has failed the body.
+    close()
+    return { 'closed' }
+end
+
+local function complete()
+    return { 'complete', redis.call('GET', claims), redis.call('ZRANGE', parts, 0, -1, 'WITHSCORES') }
+end
+
+if held then
+    -- The same call, made again because its answer was lost.
+    if string.match(held, '^canvas:%d+:(.*)$') == asker then
+        return complete()
+    end
+    local left = redis.call('PTTL', claim)
+    return { 'claimed', left >= 0 and left or tonumber(lease) }
+end
+
+if not expected then
+    -- Either the join is lost, or the Python process that sends its members
+    -- has not sent the last one. One member waits to see which; the others
+    -- need not.
+    local grace = tonumber(ARGV[8])
+    if grace == 0 then
+        return { 'missing' }
+    end
+    local now = redis.call('TIME')
+    now = now[1] * 1000 + math.floor(now[2] / 1000)
+    local is_new = count()
+    local watcher = redis.call('HGET', waits, 'member')
+    local deadline = tonumber(redis.call('HGET', waits, 'until') or 0)
+    if is_new then
+        if not watcher or now >= deadline then
+            watcher = member
+        end
+        deadline = now + grace
+        redis.call('HSET', waits, 'member', watcher, 'until', string.format('%d', deadline))
+    end
+    renew()
+    if watcher and now >= deadline then
+        return { 'missing' }
+    elseif watcher == member then
+        return { 'claimed', deadline - now }
+    end
+    return { 'waiting', redis.call('ZCARD', parts), 0 }
+end
+
+expected = tonumber(expected) + tonumber(redis.call('GET', growth) or 0)
+local enough = tonumber(redis.call('HGET', quorum, 'quorum') or expected)
+local present = redis.call('ZCARD', parts)
+if present == 0 then
+    -- Left from an earlier run of the same canvas, which Celery cleared away.
+    redis.call('DEL', claims)
+end
+local good = 0
+if enough < expected then
+    good = tonumber(redis.call('HGET', quorum, 'successes') or 0)
+    -- A Python worker does not count successes.
+    if tonumber(redis.call('HGET', quorum, 'counted') or 0) ~= present then
+        good = successes()
+    end
+end
+
+-- What arrives after the join was complete stays out: the body is then sent
+-- again, and not another one.
+local was_complete = present > 0
+    and (present >= expected or (enough < expected and good >= enough))
+if not was_complete and count() then
+    present = present + 1
+    if is_success then
+        good = good + 1
+    end
+end
+if enough < expected then
+    redis.call('HSET', quorum, 'successes', good, 'counted', present)
+end
+
+if present < expected and (enough >= expected or good < enough) then
+    renew()
+    return { 'waiting', present, expected }
+end
+
+local number = redis.call('INCR', claims)
+if was_complete and number == 1 then
+    -- A Python worker has claimed it before.
+    number = redis.call('INCR', claims)
+end
+redis.call('SET', claim, 'canvas:' .. number .. ':' .. asker, 'PX', lease)
+renew()
+return complete()

@@ -1,0 +1,66 @@
+-- Takes messages out of queues and records, in the same step, that they are
+-- out: a message is always in a list or in the record, never only on its way.
+--
+-- The record is kombu's, so any worker can restore it. The score says when:
+-- Python takes scores for the time of delivery and waits for its visibility
+-- timeout, so a lease is written as if the message had been delivered so much
+-- earlier (or later) that the timeout ends with the lease.
+--
+-- KEYS[1]  hash of the messages that are out: tag -> [message, exchange, key]
+-- KEYS[2]  sorted set of the same tags, by time
+-- KEYS[3+] the lists: for each priority step, those of all queues in the order
+--          of their turns
+-- ARGV[1]  how many to take at most
+-- ARGV[2]  bytes after which to stop
+-- ARGV[3]  lease minus visibility timeout, in seconds
+-- ARGV[4]  what the tags begin with
+-- ARGV[5]  the number of the first tag
+-- ARGV[6+] for each queue, what follows the message in its records
+--
+-- Returns the place of the queue and the message, for each in turn.
+
+local left, room = tonumber(ARGV[1]), tonumber(ARGV[2])
+local prefix, number = ARGV[4], tonumber(ARGV[5])
+local queues = #ARGV - 5
+local taken, records, scores = {}, {}, {}
+
+local time = redis.call('TIME')
+local score = time[1] + time[2] / 1000000 + ARGV[3]
+
+local function take(key, queue)
+  local message = redis.call('RPOP', key)
+  if not message then
+    return false
+  end
+  local tag = string.format('%s%012x', prefix, number)
+  number = number + 1
+  left = left - 1
+  room = room - #message
+  taken[#taken + 1] = queue
+  taken[#taken + 1] = message
+  records[#records + 1] = tag
+  records[#records + 1] = '[' .. message .. ARGV[5 + queue]
+  scores[#scores + 1] = score
+  scores[#scores + 1] = tag
+  return true
+end
+
+for step = 3, #KEYS, queues do
+  -- Each queue in its turn, as long as one of them has any.
+  local more = true
+  while more and left > 0 and room > 0 do
+    more = false
+    for queue = 1, queues do
+      if left > 0 and room > 0 and take(KEYS[step + queue - 1], queue) then
+        more = true
+      end
+    end
+  end
+end
+
+-- unpack has a limit of some thousand, which ARGV[1] stays far below.
+if #taken > 0 then
+  redis.call('HSET', KEYS[1], unpack(records))
+  redis.call('ZADD', KEYS[2], unpack(scores))
+end
+return taken

@@ -1,0 +1,431 @@
+//! The task of a consumer: it fetches what there is room for, when it is asked,
+//! and waits on the server where there is nothing.
+//!
+//! **Waiting.** The task asks whether its lists exist, with client tracking on:
+//! if none does, the server sends word on the same connection when one of them
+//! changes. That is one connection for any number of queues and priorities; it
+//! takes nothing, writes nothing and moves no message; and what is asked and
+//! remembered is one step, so nothing is missed between. A wake-up costs one
+//! push of a few bytes and one call of the fetching script, and as many are
+//! woken as were waiting on that list.
+//!
+//! **Owning.** The task never drops a call that is on its way, and the answers
+//! go into a buffer that belongs to the consumer: dropping `next` loses nothing.
+//! If the answer to a fetch is lost with the connection, the messages are read
+//! again from the record by their tags, which are known beforehand.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use canvas_core::Error;
+use canvas_core::broker::Delivery;
+use redis::aio::MultiplexedConnection;
+use redis::{Pipeline, PushInfo, PushKind, Value, from_redis_value};
+
+use crate::consume::{Fetched, Shared};
+use crate::envelope;
+use crate::hub::{Declared, Hub, run_script};
+use crate::link::{Backoff, Fault, Link, Live};
+use crate::record::{Record, tail};
+use crate::scripts;
+use crate::settle::{Move, Side, odd};
+
+/// How many messages one call takes at most: the server does nothing else
+/// meanwhile.
+const FETCH_MESSAGES: usize = 256;
+
+/// After how many bytes of messages one call takes no more.
+const FETCH_BYTES: usize = 8 * 1024 * 1024;
+
+/// How long to trust that the server will send word. Asking again also finds
+/// out that it is gone.
+const TRUST: Duration = Duration::from_secs(10);
+
+/// How often to look where the server cannot send word.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// The task of a consumer.
+pub(crate) struct Pump {
+    hub: Arc<Hub>,
+    shared: Arc<Shared>,
+    /// Its own connection: word of changes comes on it, and large messages do
+    /// not hold up acknowledgements.
+    link: Link,
+    declared: Declared,
+    /// The connection that was made ready, and whether it sends word.
+    ready: Option<(u64, bool)>,
+    /// The number of the next delivery.
+    number: u64,
+    /// A fetch whose answer was lost: its numbers, and when it was sent.
+    unanswered: Option<(Range<u64>, Instant)>,
+    /// Until when the lists, in this version, may be taken for empty.
+    empty: Option<(u64, Instant)>,
+    backoff: Backoff,
+}
+
+/// What the task does next.
+enum Step {
+    Close,
+    GiveBack(Vec<Fetched>),
+    Fetch {
+        queues: Vec<Arc<str>>,
+        version: u64,
+        most: usize,
+    },
+    /// Nothing, unless something happens or this moment comes.
+    Wait(Option<Instant>),
+}
+
+impl Pump {
+    pub(crate) fn new(hub: Arc<Hub>, shared: Arc<Shared>) -> Self {
+        let name = format!("canvas-consumer-{}", hub.next_consumer());
+        let heard = Arc::downgrade(&shared);
+        let on_push = move |push: PushInfo| {
+            if matches!(push.kind, PushKind::Invalidate | PushKind::Disconnection)
+                && let Some(shared) = heard.upgrade()
+            {
+                shared.word.store(true, Ordering::Release);
+                shared.stir.notify_one();
+            }
+        };
+        Self {
+            link: Link::new(
+                name,
+                hub.server.clone(),
+                &hub.config,
+                Some(Arc::new(on_push)),
+            ),
+            hub,
+            shared,
+            declared: Declared::default(),
+            ready: None,
+            number: 0,
+            unanswered: None,
+            empty: None,
+            backoff: Backoff::new(),
+        }
+    }
+
+    /// Makes sure that there is a server.
+    pub(crate) async fn connect(&self) -> Result<(), Fault> {
+        self.link.live("broker.consume").await.map(|_| ())
+    }
+
+    pub(crate) async fn run(mut self) {
+        loop {
+            match self.step() {
+                Step::Close => break,
+                Step::GiveBack(unwanted) => self.give_back(unwanted).await,
+                Step::Wait(until) => self.wait(until).await,
+                Step::Fetch {
+                    queues,
+                    version,
+                    most,
+                } => match self.fetch(queues, version, most).await {
+                    Ok(()) => self.backoff.reset(),
+                    Err(Fault::Refused(error)) => self.refused(error).await,
+                    Err(Fault::Lost(_)) => {
+                        self.empty = None;
+                        let pause = Instant::now() + self.backoff.next();
+                        self.pause(pause).await;
+                    }
+                },
+            }
+        }
+        let rest = {
+            let mut state = self.shared.state();
+            state.set_aside();
+            std::mem::take(&mut state.unwanted)
+        };
+        self.give_back(rest).await;
+        if self.shared.lapse(Instant::now()) {
+            self.hub.consumers().remove(&*self.shared.name);
+        }
+    }
+
+    fn step(&mut self) -> Step {
+        if self.shared.word.swap(false, Ordering::AcqRel) {
+            self.empty = None;
+        }
+        let mut state = self.shared.state();
+        if state.closed {
+            return Step::Close;
+        }
+        if !state.unwanted.is_empty() {
+            return Step::GiveBack(std::mem::take(&mut state.unwanted));
+        }
+        if !state.asked || !state.buffer.is_empty() || state.error.is_some() {
+            return Step::Wait(None);
+        }
+        if state.room() == 0 {
+            let now = Instant::now();
+            state.out.retain(|_, end| *end > now);
+            if state.room() == 0 {
+                return Step::Wait(state.out.values().min().copied());
+            }
+        }
+        if state.queues.is_empty() {
+            return Step::Wait(None);
+        }
+        if let Some((version, until)) = self.empty
+            && version == state.version
+            && until > Instant::now()
+        {
+            return Step::Wait(Some(until));
+        }
+        Step::Fetch {
+            queues: state.queues.clone(),
+            version: state.version,
+            most: state.room().min(FETCH_MESSAGES),
+        }
+    }
+
+    async fn wait(&self, until: Option<Instant>) {
+        match until {
+            None => self.shared.stir.notified().await,
+            Some(until) => tokio::select! {
+                () = self.shared.stir.notified() => {}
+                () = tokio::time::sleep_until(until.into()) => {}
+            },
+        }
+    }
+
+    /// Waits out a failure, unless the consumer is closed meanwhile.
+    async fn pause(&self, until: Instant) {
+        while !self.shared.state().closed && Instant::now() < until {
+            self.wait(Some(until)).await;
+        }
+    }
+
+    /// Tells whoever waits that the server will not do it.
+    async fn refused(&self, error: Error) {
+        self.shared.state().error = Some(error);
+        self.shared.ready.notify_one();
+    }
+
+    /// Takes what there is, or makes sure that the server sends word.
+    async fn fetch(
+        &mut self,
+        queues: Vec<Arc<str>>,
+        version: u64,
+        most: usize,
+    ) -> Result<(), Fault> {
+        let live = self.link.live("broker.consume").await?;
+        let sends_word = self.make_ready(&live, &queues).await?;
+        if let Some((numbers, at)) = self.unanswered.clone() {
+            let found = self.read_again(&live, numbers, at).await?;
+            self.unanswered = None;
+            if !found.is_empty() {
+                self.take_in(found);
+                return Ok(());
+            }
+        }
+        let found = self.take(&live, &queues, most).await?;
+        if !found.is_empty() {
+            self.take_in(found);
+            return Ok(());
+        }
+        let trust = if sends_word { TRUST } else { LOOK };
+        let keys = self.lists(&queues);
+        let call = |mut connection: MultiplexedConnection| async move {
+            let mut exists = redis::cmd("EXISTS");
+            exists.arg(keys).query_async::<u64>(&mut connection).await
+        };
+        if self.link.call_on(&live, "broker.consume", call).await? == 0 {
+            self.empty = Some((version, Instant::now() + trust));
+        }
+        Ok(())
+    }
+
+    /// What a connection needs once: to send word, and the queues declared.
+    async fn make_ready(&mut self, live: &Live, queues: &[Arc<str>]) -> Result<bool, Fault> {
+        let mut pipeline = Pipeline::new();
+        for queue in queues {
+            let layout = &self.hub.layout;
+            self.declared
+                .declare(live.generation, queue, layout, &mut pipeline);
+        }
+        if !pipeline.is_empty() {
+            let call = |mut connection| async move { pipeline.exec_async(&mut connection).await };
+            self.link.call_on(live, "broker.consume", call).await?;
+        }
+        if let Some((generation, sends_word)) = self.ready
+            && generation == live.generation
+        {
+            return Ok(sends_word);
+        }
+        let call = |mut connection: MultiplexedConnection| async move {
+            let mut tracking = redis::cmd("CLIENT");
+            tracking.arg("TRACKING").arg("ON").arg("NOLOOP");
+            tracking.exec_async(&mut connection).await
+        };
+        let sends_word = match self.link.call_on(live, "broker.consume", call).await {
+            Ok(()) => true,
+            Err(Fault::Refused(error)) => {
+                tracing::warn!(
+                    %error,
+                    "this Redis cannot send word of new messages: looking every {LOOK:?} instead"
+                );
+                false
+            }
+            Err(lost) => return Err(lost),
+        };
+        self.ready = Some((live.generation, sends_word));
+        Ok(sends_word)
+    }
+
+    /// Lists step by step, in each step the queues in their turns.
+    fn lists(&self, queues: &[Arc<str>]) -> Vec<String> {
+        let layout = &self.hub.layout;
+        let steps = 0..layout.steps();
+        let lists = steps.flat_map(|step| queues.iter().map(move |queue| layout.list(queue, step)));
+        lists.collect()
+    }
+
+    async fn take(
+        &mut self,
+        live: &Live,
+        queues: &[Arc<str>],
+        most: usize,
+    ) -> Result<Vec<Fetched>, Fault> {
+        let first = self.number;
+        self.number += most as u64;
+        let at = Instant::now();
+        let mut keys = vec![
+            self.hub.layout.unacked.clone(),
+            self.hub.layout.index.clone(),
+        ];
+        keys.extend(self.lists(queues));
+        let mut arguments = vec![
+            most.to_string(),
+            FETCH_BYTES.to_string(),
+            self.hub.lease_offset(self.shared.lease).to_string(),
+            format!("{}:", self.shared.name),
+            first.to_string(),
+        ];
+        arguments.extend(queues.iter().map(|queue| tail(queue)));
+        self.unanswered = Some((first..self.number, at));
+        let call = |connection| run_script(&scripts::FETCH, &keys, &arguments, connection);
+        let answer = self.link.call_on(live, "broker.consume", call).await;
+        if !matches!(answer, Err(Fault::Lost(_))) {
+            self.unanswered = None;
+        }
+        let mut parts = match answer? {
+            Value::Array(parts) => parts.into_iter(),
+            other => return Err(Fault::Refused(odd(&format!("{other:?}")))),
+        };
+        let mut found = Vec::with_capacity(parts.len() / 2);
+        while let (Some(place), Some(raw)) = (parts.next(), parts.next()) {
+            let (Ok(place), Value::BulkString(raw)) = (from_redis_value::<usize>(place), raw)
+            else {
+                continue;
+            };
+            let Some(queue) = queues.get(place.wrapping_sub(1)) else {
+                continue;
+            };
+            let number = first + found.len() as u64;
+            found.push(self.fetched(number, queue.clone(), raw, at));
+        }
+        Ok(found)
+    }
+
+    /// What a fetch has taken whose answer never came.
+    async fn read_again(
+        &self,
+        live: &Live,
+        numbers: Range<u64>,
+        at: Instant,
+    ) -> Result<Vec<Fetched>, Fault> {
+        let tags: Vec<Arc<str>> = numbers
+            .clone()
+            .map(|n| self.shared.receipt(n).tag)
+            .collect();
+        let key = &self.hub.layout.unacked;
+        let call = |mut connection: MultiplexedConnection| async move {
+            let mut read = redis::cmd("HMGET");
+            read.arg(key);
+            for tag in &tags {
+                read.arg(&**tag);
+            }
+            read.query_async::<Vec<Option<Vec<u8>>>>(&mut connection)
+                .await
+        };
+        let records = self.link.call_on(live, "broker.consume", call).await?;
+        let found = numbers.zip(records).filter_map(|(number, record)| {
+            let record = Record::read(&record?)?;
+            Some(self.fetched(number, record.routing_key.into(), record.raw, at))
+        });
+        Ok(found.collect())
+    }
+
+    fn fetched(&self, number: u64, queue: Arc<str>, raw: Vec<u8>, at: Instant) -> Fetched {
+        let opened = envelope::open(&raw);
+        let delivery = Delivery {
+            message: opened.message,
+            receipt: self.shared.receipt(number),
+            queue,
+            redelivered: opened.redelivered,
+            deliveries: opened.deliveries.saturating_add(1),
+        };
+        Fetched {
+            number,
+            delivery,
+            raw,
+            at,
+        }
+    }
+
+    /// Puts what was fetched where `next` finds it.
+    fn take_in(&self, found: Vec<Fetched>) {
+        let mut state = self.shared.state();
+        for fetched in found {
+            state
+                .out
+                .insert(fetched.number, fetched.at + self.shared.lease);
+            // The queue that was served goes to the end of the line.
+            let served = state
+                .queues
+                .iter()
+                .position(|queue| *queue == fetched.delivery.queue);
+            if let Some(place) = served {
+                state.queues[place..].rotate_left(1);
+            }
+            state.buffer.push_back(fetched);
+        }
+        state.set_aside();
+        drop(state);
+        self.shared.ready.notify_one();
+    }
+
+    /// Puts messages back as if they had never been taken.
+    async fn give_back(&self, mut unwanted: Vec<Fetched>) {
+        if unwanted.is_empty() {
+            return;
+        }
+        // The last one put back is the first one taken.
+        unwanted.sort_unstable_by_key(|fetched| std::cmp::Reverse(fetched.number));
+        let layout = &self.hub.layout;
+        let moves: Vec<Move<'_>> = unwanted
+            .iter()
+            .map(|Fetched { delivery, raw, .. }| Move {
+                tag: &delivery.receipt.tag,
+                list: layout.list(
+                    &delivery.queue,
+                    layout.step(delivery.message.properties.priority.unwrap_or(0)),
+                ),
+                side: Side::Next,
+                most: 0,
+                raw,
+            })
+            .collect();
+        if let Err(error) = self.hub.move_all("broker.consume", &moves, None).await {
+            let error = Error::from(error);
+            tracing::warn!(%error, "fetched messages could not be given back: their leases will");
+        }
+        for fetched in unwanted {
+            self.shared.landed(fetched.number);
+        }
+    }
+}

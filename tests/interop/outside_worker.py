@@ -1,0 +1,165 @@
+"""A pytest plugin: runs Celery's integration tests with a worker of our own.
+
+The suite starts a worker in a thread of pytest. This plugin puts another
+process in its place, and touches none of the suite's files. What it is told,
+by environment variables:
+
+``INTEROP_WORKER``
+    the command that starts the worker; ``--broker``, ``--backend``,
+    ``--concurrency`` and ``--hostname`` are added to it.
+``INTEROP_EXCLUDED``
+    a file of tests to leave out: an id and ``# reason`` a line.
+``INTEROP_REPORT``
+    where to write what became of each test, as JSON.
+``INTEROP_TIMEOUT``
+    no test may take more seconds than this, whatever its own mark says.
+``INTEROP_PART``
+    ``2/4`` for the third of four parts of the tests; all, if it is not set.
+"""
+
+import contextlib
+import json
+import os
+import shlex
+import subprocess
+import time
+
+import pytest
+
+import celery.contrib.testing.worker
+from celery.app.control import Inspect
+from celery.contrib.testing.tasks import ping
+from celery.result import allow_join_result
+from celery.utils.nodenames import anon_nodename
+
+# Where the suite's own fixtures come from.
+pytest_plugins = ["celery.contrib.pytest"]
+
+# From the report of a phase to the outcome of a test: what comes later here
+# outweighs what comes earlier.
+WEIGHT = ("skipped", "xfailed", "xpassed", "passed", "failed")
+
+
+@contextlib.contextmanager
+def start_worker(app, concurrency=1, pool="solo", perform_ping_check=True, **_):
+    """Takes the place of ``celery.contrib.testing.worker.start_worker``."""
+    app.finalize()
+    app.set_current()
+    app.set_default()
+    command = shlex.split(os.environ["INTEROP_WORKER"])
+    command += ["--broker", app.conf.broker_url, "--backend", app.conf.result_backend]
+    # The tests ask the node by this name.
+    command += ["--concurrency", str(concurrency), "--hostname", anon_nodename()]
+    worker = subprocess.Popen(command)
+    try:
+        with allow_join_result():
+            assert ping.delay().get(timeout=30) == "pong"
+        yield worker
+    finally:
+        worker.terminate()
+        try:
+            worker.wait(20)
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            pytest.fail("the worker did not stop when told to")
+
+
+celery.contrib.testing.worker.start_worker = start_worker
+
+
+def ask_one(ask):
+    """Waits for the one worker that there is, not for others to answer too.
+
+    Otherwise each test would wait a second at its end, when the suite asks
+    whether the worker is idle.
+    """
+
+    def asked(self, command, **kwargs):
+        self.limit = self.limit or 1
+        # The suite asks again at once, until the answer is no.
+        time.sleep(0.02)
+        return ask(self, command, **kwargs)
+
+    return asked
+
+
+Inspect._request = ask_one(Inspect._request)
+
+
+def excluded():
+    """The ids in the file, each with its reason."""
+    path = os.environ.get("INTEROP_EXCLUDED")
+    if not path:
+        return {}
+    found = {}
+    with open(path, encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            test, _, reason = (part.strip() for part in line.partition("#"))
+            if not test:
+                continue
+            if not reason:
+                raise pytest.UsageError(f"{path}:{number}: {test} needs a `# reason`")
+            if test in found:
+                raise pytest.UsageError(f"{path}:{number}: {test} is there twice")
+            found[test] = reason
+    return found
+
+
+class Outcomes:
+    """What became of each test, and how long it took."""
+
+    def __init__(self):
+        self.outcomes = {}
+        self.seconds = {}
+        self.excluded = []
+        self.stale = []
+        self.started = time.monotonic()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self, config, items):
+        unwanted = excluded()
+        there = {item.nodeid for item in items}
+        self.excluded = sorted(there & unwanted.keys())
+        # An id is stale if its file is here and it is not in it.
+        files = {item.nodeid.split("::")[0] for item in items}
+        self.stale = sorted(t for t in unwanted.keys() - there if t.split("::")[0] in files)
+        config.hook.pytest_deselected(items=[i for i in items if i.nodeid in unwanted])
+        items[:] = [item for item in items if item.nodeid not in unwanted]
+        part, parts = map(int, os.environ.get("INTEROP_PART", "0/1").split("/"))
+        items[:] = items[part::parts]
+        limit = float(os.environ.get("INTEROP_TIMEOUT", "60"))
+        for item in items:
+            own = item.get_closest_marker("timeout")
+            seconds = own and (own.args[0] if own.args else own.kwargs.get("timeout"))
+            if not seconds or seconds > limit:
+                item.add_marker(pytest.mark.timeout(limit), append=False)
+
+    def pytest_runtest_logreport(self, report):
+        outcome = report.outcome
+        if hasattr(report, "wasxfail"):
+            outcome = "xfailed" if report.skipped else "xpassed"
+        elif outcome == "passed" and report.when != "call":
+            outcome = None
+        before = self.outcomes.get(report.nodeid)
+        if outcome and (before is None or WEIGHT.index(outcome) > WEIGHT.index(before)):
+            self.outcomes[report.nodeid] = outcome
+        taken = self.seconds.get(report.nodeid, 0.0) + getattr(report, "duration", 0.0)
+        self.seconds[report.nodeid] = round(taken, 3)
+
+    def pytest_sessionfinish(self, session):
+        path = os.environ.get("INTEROP_REPORT")
+        if not path:
+            return
+        report = {
+            "outcomes": self.outcomes,
+            "seconds": self.seconds,
+            "excluded": self.excluded,
+            "stale": self.stale,
+            "took": round(time.monotonic() - self.started, 1),
+        }
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(report, file, indent=1)
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(Outcomes(), "interop-outcomes")

@@ -1,0 +1,273 @@
+//! `cargo xtask interop`: Celery and this repository against each other, on a
+//! Redis of their own.
+//!
+//! Without more, Celery's own integration tests run with our worker in place
+//! of theirs. The other way round, and both on one queue, are tests of
+//! `canvas-tests` for which a stock worker is started here.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+use crate::run::{cargo, run};
+use crate::services::{Private, Redis};
+use crate::workspace;
+
+/// The Celery that is spoken with.
+const CELERY: &str = "5.7.0";
+
+/// The tests that concern a worker: `t/integration/` has more, on whatever
+/// else is in Celery.
+const SUITE: [&str; 2] = ["t/integration/test_canvas.py", "t/integration/test_tasks.py"];
+
+/// How many tests these files have, so that none can get lost on the way.
+const TESTS: usize = 303;
+
+/// How many may be left out at most.
+const EXCLUDED: usize = 20;
+
+const USAGE: &str = "\
+interop takes
+  --filter K   only the tests that match K, as in `pytest -k`
+  --stock      with Celery's worker instead of ours, to compare
+  --reverse    our client against Celery's worker, instead of the suite
+  --mixed      both workers on one queue, instead of the suite";
+
+pub(crate) fn interop(arguments: &[String]) -> Result<(), String> {
+    let mut arguments = arguments.iter().map(String::as_str);
+    let (mut filter, mut stock, mut what) = (None, false, "suite");
+    while let Some(argument) = arguments.next() {
+        match argument {
+            "--filter" => filter = Some(arguments.next().ok_or(USAGE)?),
+            "--stock" => stock = true,
+            "--reverse" => what = "reverse",
+            "--mixed" => what = "mixed",
+            _ => return Err(USAGE.to_owned()),
+        }
+    }
+    let celery = Celery::prepare()?;
+    let redis = Private::start(&Redis, &celery.folder.join("redis"))?;
+    match what {
+        "suite" => suite(&celery, &redis, filter, stock),
+        test => peers(&celery, &redis, filter, test),
+    }
+}
+
+/// Celery's source archive, and a Python that can run it.
+struct Celery {
+    folder: PathBuf,
+    source: PathBuf,
+    python: PathBuf,
+}
+
+impl Celery {
+    /// Downloads and installs what is not there yet.
+    fn prepare() -> Result<Self, String> {
+        let folder = workspace::target()?.join("interop");
+        fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+        let celery = Self {
+            source: folder.join(format!("celery-{CELERY}")),
+            python: folder.join("venv/bin/python"),
+            folder,
+        };
+        celery.install()?;
+        celery.unpack()?;
+        Ok(celery)
+    }
+
+    fn install(&self) -> Result<(), String> {
+        let list = workspace::root().join("tests/interop/requirements.txt");
+        let wanted = fs::read_to_string(&list).map_err(|e| format!("{}: {e}", list.display()))?;
+        let installed = self.folder.join("installed.txt");
+        if fs::read_to_string(&installed).is_ok_and(|there| there == wanted) {
+            return Ok(());
+        }
+        let mut venv = Command::new("python3");
+        venv.args(["-m", "venv", "--clear"]).arg(self.folder.join("venv"));
+        run(venv)?;
+        run(self.pip(&["install", "--quiet", "-r", &list.to_string_lossy()]))?;
+        fs::write(&installed, wanted).map_err(|e| format!("{}: {e}", installed.display()))
+    }
+
+    fn unpack(&self) -> Result<(), String> {
+        if self.source.join("t/integration").is_dir() {
+            return Ok(());
+        }
+        let version = format!("celery=={CELERY}");
+        let mut download = self.pip(&["download", "--quiet", "--no-deps"]);
+        download.args(["--no-binary", "celery", &version, "--dest"]);
+        run({
+            download.arg(&self.folder);
+            download
+        })?;
+        let mut unpack = Command::new(&self.python);
+        unpack.args(["-m", "tarfile", "-e"]);
+        unpack.arg(self.folder.join(format!("celery-{CELERY}.tar.gz")));
+        unpack.arg(&self.folder);
+        run(unpack)
+    }
+
+    fn pip(&self, arguments: &[&str]) -> Command {
+        let mut pip = Command::new(&self.python);
+        pip.args(["-m", "pip", "--disable-pip-version-check"]);
+        pip.args(arguments);
+        pip
+    }
+
+    /// Runs Python where Celery's source and our own files are found.
+    fn command(&self, redis: &Private) -> Command {
+        let port = redis.place.port.to_string();
+        let url = format!("redis://127.0.0.1:{port}/0");
+        let mut command = Command::new(&self.python);
+        command.current_dir(&self.source);
+        let ours = here("");
+        command.env("PYTHONPATH", format!("{}:{}", ours.display(), self.source.display()));
+        command.env("PYTHONDONTWRITEBYTECODE", "1");
+        command.env("REDIS_HOST", "127.0.0.1").env("REDIS_PORT", port);
+        command.env("TEST_BROKER", &url).env("TEST_BACKEND", url);
+        command
+    }
+
+    fn stock_worker(&self) -> String {
+        format!("{} {}", self.python.display(), here("stock_worker.py").display())
+    }
+}
+
+/// A file of ours beside Celery's.
+fn here(file: &str) -> PathBuf {
+    workspace::root().join("tests/interop").join(file)
+}
+
+/// Runs Celery's integration tests.
+fn suite(
+    celery: &Celery,
+    redis: &Private,
+    filter: Option<&str>,
+    stock: bool,
+) -> Result<(), String> {
+    let worker = if stock { celery.stock_worker() } else { our_worker()? };
+    let report = celery.folder.join("report.json");
+    let _ = fs::remove_file(&report);
+    let mut pytest = celery.command(redis);
+    pytest.args(["-m", "pytest", "-p", "outside_worker", "-p", "no:cacheprovider"]);
+    // What Celery fails at may well work here.
+    pytest.args(["-q", "--tb=short", "-o", "xfail_strict=false"]);
+    pytest.args(SUITE);
+    if let Some(filter) = filter {
+        pytest.args(["-k", filter]);
+    }
+    pytest.env("INTEROP_WORKER", worker);
+    pytest.env("INTEROP_EXCLUDED", here("excluded.txt"));
+    pytest.env("INTEROP_REPORT", &report);
+    // It ends with an error if a test fails: the report says more.
+    let ended = pytest.stdin(Stdio::null()).status();
+    let report = fs::read_to_string(&report)
+        .map_err(|_| format!("pytest wrote no report; it ended with {ended:?}"))?;
+    let report = serde_json::from_str(&report).map_err(|e| format!("pytest's report: {e}"))?;
+    judge(&report, filter.is_none())
+}
+
+/// Prints what became of the tests; an error unless all is well.
+fn judge(report: &Value, whole: bool) -> Result<(), String> {
+    let mut by_outcome: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (test, outcome) in report["outcomes"].as_object().into_iter().flatten() {
+        let outcome = outcome.as_str().unwrap_or("failed");
+        by_outcome.entry(outcome).or_default().push(test);
+    }
+    let count = |outcome: &str| by_outcome.get(outcome).map_or(0, Vec::len);
+    let list = |name: &str| report[name].as_array().cloned().unwrap_or_default();
+    let (excluded, stale) = (list("excluded").len(), list("stale"));
+    let passed = count("passed") + count("xpassed");
+    let failed = count("failed");
+    println!();
+    for test in by_outcome.get("failed").into_iter().flatten() {
+        println!("FAILED  {test}");
+    }
+    for test in &stale {
+        println!("STALE   {test} is excluded, but there is no such test");
+    }
+    println!(
+        "took {} s; besides, Celery skips {} and expects {} to fail, of which {} passed",
+        report["took"],
+        count("skipped"),
+        count("xfailed") + count("xpassed"),
+        count("xpassed"),
+    );
+    let seen = passed + failed + excluded + count("skipped") + count("xfailed");
+    println!("{passed} passed, {failed} failed, {excluded} excluded");
+    if failed > 0 || !stale.is_empty() {
+        return Err(String::new());
+    }
+    if excluded > EXCLUDED {
+        return Err(format!("{excluded} are excluded: more than {EXCLUDED} prove too little"));
+    }
+    if whole && seen != TESTS {
+        return Err(format!("{seen} tests were seen, not {TESTS}"));
+    }
+    if passed == 0 {
+        return Err("nothing passed".to_owned());
+    }
+    Ok(())
+}
+
+/// Builds our worker, and says how to start it.
+fn our_worker() -> Result<String, String> {
+    run(cargo("build --quiet -p canvas-tests --bin interop-worker"))?;
+    let worker = workspace::target()?.join("debug/interop-worker");
+    Ok(worker.display().to_string())
+}
+
+/// Runs tests of ours that need a stock Celery worker.
+fn peers(
+    celery: &Celery,
+    redis: &Private,
+    filter: Option<&str>,
+    test: &str,
+) -> Result<(), String> {
+    let url = format!("redis://127.0.0.1:{}", redis.place.port);
+    // Each takes from a database of its own: mixed, the one has another worker
+    // beside it, and the other is alone.
+    let databases = if test == "mixed" { 0..2 } else { 0..1 };
+    let started: Result<Vec<Worker>, String> = databases
+        .map(|database| Worker::start(celery, redis, &format!("{url}/{database}")))
+        .collect();
+    let _workers = started?;
+    let mut command = cargo("test --quiet -p canvas-tests");
+    command.args(["--test", test]);
+    command.args(["--", "--ignored", "--nocapture", "--test-threads", "1"]);
+    command.args(filter);
+    command.env("CANVAS_TEST_REDIS_URL", url);
+    run(command)
+}
+
+/// A stock Celery worker that lives as long as this does.
+struct Worker(Child);
+
+impl Worker {
+    fn start(celery: &Celery, redis: &Private, url: &str) -> Result<Self, String> {
+        let mut command = celery.command(redis);
+        command.arg(here("stock_worker.py"));
+        command.args(["--broker", url, "--backend", url, "--concurrency", "2"]);
+        command.args(["--hostname", "stock@%h", "--tasks", "canvases"]);
+        command.stdin(Stdio::null());
+        let child = command.spawn();
+        child.map(Self).map_err(|e| format!("a stock worker could not be started: {e}"))
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // Its children end with it when it is asked to stop.
+        let pid = self.0.id().to_string();
+        let asked = Command::new("kill").args(["-TERM", &pid]).status();
+        if asked.is_ok_and(|status| status.success()) {
+            let _ = self.0.wait();
+        } else {
+            let _ = self.0.kill();
+        }
+    }
+}
+
