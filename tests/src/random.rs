@@ -458,14 +458,15 @@ fn task(value: Result<Value, Vec<String>>, ignored: bool) -> Expected {
     }
 }
 
-/// What a chord's body gets from this header: the results of all tasks that
-/// the members end with, in order.
+/// What a chord's body gets from this header: the results of the members in
+/// order, those of a group in it as a list.
 fn arrivals(header: &Expected) -> Input {
     let mut values = Vec::new();
     let mut causes = Vec::new();
+    // The list of the header itself.
     collect(header, &mut values, &mut causes);
     if causes.is_empty() {
-        Input::Value(Value::Array(values))
+        Input::Value(values.pop().unwrap_or_default())
     } else {
         Input::Failed(causes)
     }
@@ -474,7 +475,13 @@ fn arrivals(header: &Expected) -> Input {
 fn collect(node: &Expected, values: &mut Vec<Value>, causes: &mut Vec<String>) {
     match (&node.members, &node.value) {
         (Some(members), Err(failed)) if members.is_empty() => causes.extend(failed.clone()),
-        (Some(members), _) => members.iter().for_each(|m| collect(m, values, causes)),
+        (Some(members), _) => {
+            let mut inner = Vec::new();
+            for member in members {
+                collect(member, &mut inner, causes);
+            }
+            values.push(Value::Array(inner));
+        }
         (None, Ok(value)) => values.push(value.clone()),
         (None, Err(failed)) => causes.extend(failed.clone()),
     }

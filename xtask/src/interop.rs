@@ -5,7 +5,7 @@
 //! of theirs. The other way round, and both on one queue, are tests of
 //! `canvas-tests` for which a stock worker is started here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -21,13 +21,19 @@ const CELERY: &str = "5.7.0";
 
 /// The tests that concern a worker: `t/integration/` has more, on whatever
 /// else is in Celery.
-const SUITE: [&str; 2] = ["t/integration/test_canvas.py", "t/integration/test_tasks.py"];
+const SUITE: [&str; 2] = [
+    "t/integration/test_canvas.py",
+    "t/integration/test_tasks.py",
+];
 
 /// How many tests these files have, so that none can get lost on the way.
 const TESTS: usize = 303;
 
 /// How many may be left out at most.
 const EXCLUDED: usize = 20;
+
+/// In how many parts the tests are taken.
+const PARTS: usize = 4;
 
 const USAGE: &str = "\
 interop takes
@@ -49,10 +55,9 @@ pub(crate) fn interop(arguments: &[String]) -> Result<(), String> {
         }
     }
     let celery = Celery::prepare()?;
-    let redis = Private::start(&Redis, &celery.folder.join("redis"))?;
     match what {
-        "suite" => suite(&celery, &redis, filter, stock),
-        test => peers(&celery, &redis, filter, test),
+        "suite" => suite(&celery, filter, stock),
+        test => peers(&celery, filter, test),
     }
 }
 
@@ -86,7 +91,8 @@ impl Celery {
             return Ok(());
         }
         let mut venv = Command::new("python3");
-        venv.args(["-m", "venv", "--clear"]).arg(self.folder.join("venv"));
+        venv.args(["-m", "venv", "--clear"])
+            .arg(self.folder.join("venv"));
         run(venv)?;
         run(self.pip(&["install", "--quiet", "-r", &list.to_string_lossy()]))?;
         fs::write(&installed, wanted).map_err(|e| format!("{}: {e}", installed.display()))
@@ -124,15 +130,24 @@ impl Celery {
         let mut command = Command::new(&self.python);
         command.current_dir(&self.source);
         let ours = here("");
-        command.env("PYTHONPATH", format!("{}:{}", ours.display(), self.source.display()));
+        command.env(
+            "PYTHONPATH",
+            format!("{}:{}", ours.display(), self.source.display()),
+        );
         command.env("PYTHONDONTWRITEBYTECODE", "1");
-        command.env("REDIS_HOST", "127.0.0.1").env("REDIS_PORT", port);
+        command
+            .env("REDIS_HOST", "127.0.0.1")
+            .env("REDIS_PORT", port);
         command.env("TEST_BROKER", &url).env("TEST_BACKEND", url);
         command
     }
 
     fn stock_worker(&self) -> String {
-        format!("{} {}", self.python.display(), here("stock_worker.py").display())
+        format!(
+            "{} {}",
+            self.python.display(),
+            here("stock_worker.py").display()
+        )
     }
 }
 
@@ -141,76 +156,146 @@ fn here(file: &str) -> PathBuf {
     workspace::root().join("tests/interop").join(file)
 }
 
-/// Runs Celery's integration tests.
-fn suite(
-    celery: &Celery,
-    redis: &Private,
-    filter: Option<&str>,
-    stock: bool,
-) -> Result<(), String> {
-    let worker = if stock { celery.stock_worker() } else { our_worker()? };
-    let report = celery.folder.join("report.json");
-    let _ = fs::remove_file(&report);
-    let mut pytest = celery.command(redis);
-    pytest.args(["-m", "pytest", "-p", "outside_worker", "-p", "no:cacheprovider"]);
-    // What Celery fails at may well work here.
-    pytest.args(["-q", "--tb=short", "-o", "xfail_strict=false"]);
-    pytest.args(SUITE);
-    if let Some(filter) = filter {
-        pytest.args(["-k", filter]);
+/// Runs Celery's integration tests. Most of their time they wait, for what
+/// must not happen, so they are taken in parts side by side, each with a Redis
+/// and a worker of its own.
+fn suite(celery: &Celery, filter: Option<&str>, stock: bool) -> Result<(), String> {
+    let worker = if stock {
+        celery.stock_worker()
+    } else {
+        our_worker()?
+    };
+    let parts = if filter.is_some() { 1 } else { PARTS };
+    let parts: Vec<Part> = (0..parts)
+        .map(|part| Part::start(celery, &worker, filter, (part, parts)))
+        .collect::<Result<_, _>>()?;
+    let mut whole = Report::default();
+    for part in parts {
+        whole.add(&part.finish()?);
     }
-    pytest.env("INTEROP_WORKER", worker);
-    pytest.env("INTEROP_EXCLUDED", here("excluded.txt"));
-    pytest.env("INTEROP_REPORT", &report);
-    // It ends with an error if a test fails: the report says more.
-    let ended = pytest.stdin(Stdio::null()).status();
-    let report = fs::read_to_string(&report)
-        .map_err(|_| format!("pytest wrote no report; it ended with {ended:?}"))?;
-    let report = serde_json::from_str(&report).map_err(|e| format!("pytest's report: {e}"))?;
-    judge(&report, filter.is_none())
+    whole.judge(filter.is_none())
 }
 
-/// Prints what became of the tests; an error unless all is well.
-fn judge(report: &Value, whole: bool) -> Result<(), String> {
-    let mut by_outcome: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for (test, outcome) in report["outcomes"].as_object().into_iter().flatten() {
-        let outcome = outcome.as_str().unwrap_or("failed");
-        by_outcome.entry(outcome).or_default().push(test);
+/// A part of the tests, running.
+struct Part {
+    pytest: Child,
+    log: PathBuf,
+    report: PathBuf,
+    _redis: Private,
+}
+
+impl Part {
+    fn start(
+        celery: &Celery,
+        worker: &str,
+        filter: Option<&str>,
+        (part, parts): (usize, usize),
+    ) -> Result<Self, String> {
+        let folder = celery.folder.join(format!("part-{part}"));
+        let redis = Private::start(&Redis, &folder.join("redis"))?;
+        let (log, report) = (folder.join("pytest.log"), folder.join("report.json"));
+        let _ = fs::remove_file(&report);
+        let mut pytest = celery.command(&redis);
+        pytest.args([
+            "-m",
+            "pytest",
+            "-p",
+            "outside_worker",
+            "-p",
+            "no:cacheprovider",
+        ]);
+        // What Celery fails at may well work here.
+        pytest.args(["-q", "--tb=short", "-o", "xfail_strict=false"]);
+        pytest.args(SUITE);
+        if let Some(filter) = filter {
+            pytest.args(["-k", filter]);
+        }
+        pytest.env("INTEROP_WORKER", worker);
+        pytest.env("INTEROP_PART", format!("{part}/{parts}"));
+        pytest.env("INTEROP_EXCLUDED", here("excluded.txt"));
+        pytest.env("INTEROP_REPORT", &report);
+        let output = fs::File::create(&log).map_err(|e| format!("{}: {e}", log.display()))?;
+        let errors = output.try_clone().map_err(|e| e.to_string())?;
+        pytest.stdin(Stdio::null()).stdout(output).stderr(errors);
+        let pytest = pytest.spawn().map_err(|e| format!("pytest: {e}"))?;
+        println!("part {} of {parts}: {}", part + 1, log.display());
+        Ok(Self {
+            pytest,
+            log,
+            report,
+            _redis: redis,
+        })
     }
-    let count = |outcome: &str| by_outcome.get(outcome).map_or(0, Vec::len);
-    let list = |name: &str| report[name].as_array().cloned().unwrap_or_default();
-    let (excluded, stale) = (list("excluded").len(), list("stale"));
-    let passed = count("passed") + count("xpassed");
-    let failed = count("failed");
-    println!();
-    for test in by_outcome.get("failed").into_iter().flatten() {
-        println!("FAILED  {test}");
+
+    /// Waits for it, shows what it said, and returns its report.
+    fn finish(mut self) -> Result<Value, String> {
+        // It ends with an error if a test fails: the report says more.
+        let ended = self.pytest.wait();
+        print!("{}", fs::read_to_string(&self.log).unwrap_or_default());
+        let report = fs::read_to_string(&self.report)
+            .map_err(|_| format!("pytest wrote no report; it ended with {ended:?}"))?;
+        serde_json::from_str(&report).map_err(|e| format!("pytest's report: {e}"))
     }
-    for test in &stale {
-        println!("STALE   {test} is excluded, but there is no such test");
+}
+
+/// What became of the tests.
+#[derive(Debug, Default)]
+struct Report {
+    by_outcome: BTreeMap<String, BTreeSet<String>>,
+    excluded: BTreeSet<String>,
+    stale: BTreeSet<String>,
+    seconds: f64,
+}
+
+impl Report {
+    /// Adds what the plugin says of a part.
+    fn add(&mut self, part: &Value) {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        for (test, outcome) in part["outcomes"].as_object().into_iter().flatten() {
+            let tests = self.by_outcome.entry(text(outcome)).or_default();
+            tests.insert(test.clone());
+        }
+        let list = |name: &str| part[name].as_array().into_iter().flatten().map(text);
+        self.excluded.extend(list("excluded"));
+        self.stale.extend(list("stale"));
+        self.seconds = self.seconds.max(part["took"].as_f64().unwrap_or_default());
     }
-    println!(
-        "took {} s; besides, Celery skips {} and expects {} to fail, of which {} passed",
-        report["took"],
-        count("skipped"),
-        count("xfailed") + count("xpassed"),
-        count("xpassed"),
-    );
-    let seen = passed + failed + excluded + count("skipped") + count("xfailed");
-    println!("{passed} passed, {failed} failed, {excluded} excluded");
-    if failed > 0 || !stale.is_empty() {
-        return Err(String::new());
+
+    fn count(&self, outcome: &str) -> usize {
+        self.by_outcome.get(outcome).map_or(0, BTreeSet::len)
     }
-    if excluded > EXCLUDED {
-        return Err(format!("{excluded} are excluded: more than {EXCLUDED} prove too little"));
+
+    /// Prints it; an error unless all is well.
+    fn judge(&self, whole: bool) -> Result<(), String> {
+        for test in self.by_outcome.get("failed").into_iter().flatten() {
+            println!("FAILED  {test}");
+        }
+        for test in &self.stale {
+            println!("STALE   {test}: excluded, but there is no such test");
+        }
+        let expected = self.count("xfailed") + self.count("xpassed");
+        println!(
+            "took {:.0} s; Celery itself skips {} and expects {expected} to fail, of which {} passed",
+            self.seconds,
+            self.count("skipped"),
+            self.count("xpassed"),
+        );
+        let passed = self.count("passed") + self.count("xpassed");
+        let (failed, excluded) = (self.count("failed"), self.excluded.len());
+        println!("{passed} passed, {failed} failed, {excluded} excluded");
+        let seen = passed + failed + excluded + self.count("skipped") + self.count("xfailed");
+        if failed > 0 || !self.stale.is_empty() {
+            Err(String::new())
+        } else if excluded > EXCLUDED {
+            Err(format!("more than {EXCLUDED} excluded prove too little"))
+        } else if whole && seen != TESTS {
+            Err(format!("{seen} tests were seen, not {TESTS}"))
+        } else if passed == 0 {
+            Err("nothing passed".to_owned())
+        } else {
+            Ok(())
+        }
     }
-    if whole && seen != TESTS {
-        return Err(format!("{seen} tests were seen, not {TESTS}"));
-    }
-    if passed == 0 {
-        return Err("nothing passed".to_owned());
-    }
-    Ok(())
 }
 
 /// Builds our worker, and says how to start it.
@@ -221,18 +306,14 @@ fn our_worker() -> Result<String, String> {
 }
 
 /// Runs tests of ours that need a stock Celery worker.
-fn peers(
-    celery: &Celery,
-    redis: &Private,
-    filter: Option<&str>,
-    test: &str,
-) -> Result<(), String> {
+fn peers(celery: &Celery, filter: Option<&str>, test: &str) -> Result<(), String> {
+    let redis = Private::start(&Redis, &celery.folder.join("redis"))?;
     let url = format!("redis://127.0.0.1:{}", redis.place.port);
     // Each takes from a database of its own: mixed, the one has another worker
     // beside it, and the other is alone.
     let databases = if test == "mixed" { 0..2 } else { 0..1 };
     let started: Result<Vec<Worker>, String> = databases
-        .map(|database| Worker::start(celery, redis, &format!("{url}/{database}")))
+        .map(|database| Worker::start(celery, &redis, &format!("{url}/{database}")))
         .collect();
     let _workers = started?;
     let mut command = cargo("test --quiet -p canvas-tests");
@@ -254,7 +335,9 @@ impl Worker {
         command.args(["--hostname", "stock@%h", "--tasks", "canvases"]);
         command.stdin(Stdio::null());
         let child = command.spawn();
-        child.map(Self).map_err(|e| format!("a stock worker could not be started: {e}"))
+        child
+            .map(Self)
+            .map_err(|e| format!("a stock worker could not be started: {e}"))
     }
 }
 
@@ -270,4 +353,3 @@ impl Drop for Worker {
         }
     }
 }
-

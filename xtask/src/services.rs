@@ -96,7 +96,13 @@ fn chosen(names: &[String]) -> Result<Vec<&'static dyn Service>, String> {
 /// A server that was started by an earlier `up` and still runs.
 fn running(service: &dyn Service) -> Result<Option<(u32, Place)>, String> {
     let folder = folder(service)?;
-    let read = |file: &str| fs::read_to_string(folder.join(file)).ok()?.trim().parse().ok();
+    let read = |file: &str| {
+        fs::read_to_string(folder.join(file))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
+    };
     let (Some(pid), Some(port)) = (read("pid"), read("port")) else {
         return Ok(None);
     };
@@ -235,7 +241,10 @@ fn start(service: &dyn Service, place: &Place) -> Result<Child, String> {
     }
     let _ = child.kill().and_then(|()| child.wait());
     let said = fs::read_to_string(&log).unwrap_or_default();
-    Err(format!("{program} does not answer: {}\n{said}", log.display()))
+    Err(format!(
+        "{program} does not answer: {}\n{said}",
+        log.display()
+    ))
 }
 
 /// A server that lives as long as this does.

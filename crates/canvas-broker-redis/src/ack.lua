@@ -10,12 +10,13 @@
 -- Returns the places of the tags that were not there.
 
 local stale = {}
-local scores = redis.call('ZMSCORE', KEYS[2], unpack(ARGV))
-for place = 1, #ARGV do
-  if not scores[place] then
-    stale[#stale + 1] = place
+if redis.call('ZREM', KEYS[2], unpack(ARGV)) < #ARGV then
+  -- Some were not there. The record, of the same tags, still says which.
+  for place, tag in ipairs(ARGV) do
+    if redis.call('HEXISTS', KEYS[1], tag) == 0 then
+      stale[#stale + 1] = place
+    end
   end
 end
-redis.call('ZREM', KEYS[2], unpack(ARGV))
 redis.call('HDEL', KEYS[1], unpack(ARGV))
 return stale

@@ -24,35 +24,47 @@ local prefix, number = ARGV[4], tonumber(ARGV[5])
 local queues = #ARGV - 5
 local taken, records, scores = {}, {}, {}
 
+-- As text, so that it is not formatted for each message anew.
 local time = redis.call('TIME')
-local score = time[1] + time[2] / 1000000 + ARGV[3]
+local score = string.format('%.6f', time[1] + time[2] / 1000000 + ARGV[3])
 
-local function take(key, queue)
-  local message = redis.call('RPOP', key)
-  if not message then
-    return false
+local function take(list, queue, most)
+  local messages = redis.call('RPOP', list, most)
+  if not messages then
+    return 0
   end
-  local tag = string.format('%s%012x', prefix, number)
-  number = number + 1
-  left = left - 1
-  room = room - #message
-  taken[#taken + 1] = queue
-  taken[#taken + 1] = message
-  records[#records + 1] = tag
-  records[#records + 1] = '[' .. message .. ARGV[5 + queue]
-  scores[#scores + 1] = score
-  scores[#scores + 1] = tag
-  return true
+  for _, message in ipairs(messages) do
+    local tag = string.format('%s%016x', prefix, number)
+    number = number + 1
+    left = left - 1
+    room = room - #message
+    taken[#taken + 1] = queue
+    taken[#taken + 1] = message
+    records[#records + 1] = tag
+    records[#records + 1] = '[' .. message .. ARGV[5 + queue]
+    scores[#scores + 1] = score
+    scores[#scores + 1] = tag
+  end
+  return #messages
+end
+
+-- How many to take from one queue at a time: one by one if there are several,
+-- so that they take turns, else as many as fit if they are like the last one.
+local function share()
+  if queues > 1 or #taken == 0 then
+    return 1
+  end
+  return math.max(1, math.min(left, 64, math.floor(room / #taken[#taken])))
 end
 
 for step = 3, #KEYS, queues do
-  -- Each queue in its turn, as long as one of them has any.
   local more = true
-  while more and left > 0 and room > 0 do
+  while more do
     more = false
     for queue = 1, queues do
-      if left > 0 and room > 0 and take(KEYS[step + queue - 1], queue) then
-        more = true
+      if left > 0 and room > 0 then
+        local most = share()
+        more = take(KEYS[step + queue - 1], queue, most) == most or more
       end
     end
   end

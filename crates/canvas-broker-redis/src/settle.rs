@@ -131,6 +131,8 @@ impl Hub {
         let mut backoff = Backoff::new();
         let mut again: Vec<Ack> = Vec::new();
         loop {
+            // Those who are about to settle as well get to do so.
+            tokio::task::yield_now().await;
             let mut batch = again;
             {
                 let mut waiting = self.acks.waiting();
@@ -173,11 +175,9 @@ impl Hub {
         for (place, ack) in batch.into_iter().enumerate() {
             self.landed(&ack.tag);
             // Lua counts from 1.
-            let was_gone = stale.next_if_eq(&(place + 1)).is_some();
-            let settled = if was_gone && !ack.tried {
-                Settled::Stale
-            } else {
-                Settled::Done
+            let settled = match stale.next_if_eq(&(place + 1)) {
+                Some(_) => gone(ack.tried, ack.until),
+                None => Settled::Done,
             };
             // Nobody waits if the caller was dropped; it is done all the same.
             let _ = ack.done.send(Ok(settled));
@@ -198,9 +198,8 @@ impl Hub {
         let mut tried = false;
         loop {
             match attempt().await {
-                // It may have been us, before the answer was lost.
-                Ok(Settled::Stale) if tried => return Ok(Settled::Done),
-                Ok(settled) => return Ok(settled),
+                Ok(Settled::Stale) => return Ok(gone(tried, until)),
+                Ok(Settled::Done) => return Ok(Settled::Done),
                 Err(Fault::Refused(error)) => return Err(error),
                 Err(Fault::Lost(error)) if Instant::now() >= until => return Err(error),
                 Err(Fault::Lost(_)) => tried = true,
@@ -330,6 +329,16 @@ impl Drop for Taking {
         if !self.done {
             self.hub.acks.waiting().taken_care_of = false;
         }
+    }
+}
+
+/// What it means that a delivery is not out any more. While the lease runs
+/// nobody else may end it, so it was us, in a call whose answer was lost.
+fn gone(tried: bool, lease_end: Instant) -> Settled {
+    if tried && Instant::now() < lease_end {
+        Settled::Done
+    } else {
+        Settled::Stale
     }
 }
 

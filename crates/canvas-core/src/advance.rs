@@ -95,6 +95,7 @@ pub fn advance(
         Outcome::Error(TaskError::Reject { requeue: true, .. }) => Step {
             effects: Vec::new(),
             settle: Settle::Requeue,
+            ended: false,
         },
         Outcome::Error(TaskError::Reject { reason, .. }) => {
             let exception = ExceptionInfo::celery("Reject", reason.clone());
@@ -123,7 +124,8 @@ pub fn advance(
 }
 
 /// What is done with a join that is complete: its body is sent, or fails.
-/// `request` is the member that completed it.
+/// `request` is the member that completed it; `shape` is that of the header,
+/// where it was kept.
 ///
 /// # Errors
 /// [`Error::MalformedSignature`] when the body cannot be sent.
@@ -132,17 +134,22 @@ pub fn joined(
     request: &Request,
     body: &Signature,
     parts: &[Part],
+    shape: Option<&ResultTree>,
     now: DateTime<Utc>,
 ) -> Result<Vec<Effect>> {
     let run = Run { env, request, now };
-    match Policy::of(body).judge(parts) {
+    match Policy::of(body).judge(parts, shape) {
         Ok(values) => {
             let mut planner = run.planner("join");
             // The whole canvas of a body is frozen, as its header was.
             planner.apply(body.clone(), &[values], Place::default(), Onward::default())?;
             Ok(planner.effects)
         }
-        Err(exception) => Ok(run.fail_body(body, &exception)),
+        Err(exception) => {
+            let culprit = parts.iter().find(|part| !part.is_ok());
+            let cause = culprit.map(|part| ExceptionInfo::from_result(&part.result));
+            Ok(run.fail_body(body, &exception, cause.as_ref()))
+        }
     }
 }
 
@@ -155,7 +162,7 @@ pub fn join_lost(
     now: DateTime<Utc>,
 ) -> Vec<Effect> {
     let run = Run { env, request, now };
-    run.fail_body(body, &ExceptionInfo::celery("ChordError", reason))
+    run.fail_body(body, &ExceptionInfo::celery("ChordError", reason), None)
 }
 
 /// What was kept that `request` needs before [`advance`] can decide.
@@ -277,6 +284,7 @@ impl<'a> Run<'a> {
         Ok(Step {
             effects,
             settle: Settle::Ack,
+            ended: false,
         })
     }
 
@@ -354,6 +362,7 @@ impl<'a> Run<'a> {
         Ok(Step {
             effects,
             settle: Settle::Ack,
+            ended: false,
         })
     }
 
@@ -384,7 +393,11 @@ impl<'a> Run<'a> {
         };
         effects.extend(self.arrive(state, exception.to_value()));
         sort(&mut effects);
-        Step { effects, settle }
+        Step {
+            effects,
+            settle,
+            ended: true,
+        }
     }
 
     fn fail_sealed(&self, sealed: &Sealed, exception: &ExceptionInfo, effects: &mut Vec<Effect>) {
@@ -470,10 +483,21 @@ impl<'a> Run<'a> {
     }
 
     /// A chord's body will not run: it fails, its error callbacks are called
-    /// as if it had run, and what waits for it fails too.
-    fn fail_body(&self, body: &Signature, exception: &ExceptionInfo) -> Vec<Effect> {
+    /// as if it had run, and what waits for it fails too. The members of a body
+    /// that is a group fail with the error of the header's, `cause`, itself, as
+    /// in Celery.
+    fn fail_body(
+        &self,
+        body: &Signature,
+        exception: &ExceptionInfo,
+        cause: Option<&ExceptionInfo>,
+    ) -> Vec<Effect> {
         let mut effects = Vec::new();
         let canvas = normalize(body.clone()).unwrap_or_else(|_| body.clone());
+        let exception = match (&canvas.shape, cause) {
+            (Shape::Group(_), Some(cause)) => cause,
+            _ => exception,
+        };
         self.fail(&canvas, exception, &mut effects);
         let failure = Failure {
             exception: exception.clone(),
@@ -614,6 +638,7 @@ impl<'a> Run<'a> {
         Ok(Step {
             effects: planner.effects,
             settle: Settle::Ack,
+            ended: false,
         })
     }
 }
@@ -678,7 +703,7 @@ fn opened(sealed: &Sealed) -> Option<Signature> {
 fn sort(effects: &mut [Effect]) {
     effects.sort_by_key(|effect| match effect {
         Effect::Store(_) => 0,
-        Effect::Keep { .. } | Effect::OpenJoin(_) => 1,
+        Effect::Keep { .. } | Effect::SaveGroup(_) | Effect::OpenJoin(_) => 1,
         Effect::Publish(_) => 2,
         Effect::Errback(_) => 3,
         Effect::Arrive(_) => 4,

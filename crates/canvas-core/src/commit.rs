@@ -115,6 +115,10 @@ impl Committer {
             let kept = self.recall(&key).await?;
             completion.supply(&key, kept)?;
         }
+        if let Some(header) = completion.header() {
+            let shape = self.backend.load_group(header).await?;
+            completion.shaped(shape);
+        }
         Ok(completion.work(&self.env, request, now))
     }
 
@@ -135,6 +139,7 @@ impl Committer {
         match effect {
             Effect::Store(meta) => self.backend.store(&meta).await.map(drop),
             Effect::Keep { key, value } => self.backend.keep(&key, value).await,
+            Effect::SaveGroup(shape) => self.backend.save_group(&shape).await,
             Effect::OpenJoin(spec) => self.backend.open_join(&spec).await,
             Effect::Publish(outgoing) => {
                 batch.push(*outgoing);

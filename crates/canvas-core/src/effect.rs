@@ -8,6 +8,7 @@ use crate::broker::{Outgoing, Settle};
 use crate::exception::ExceptionInfo;
 use crate::id::Id;
 use crate::protocol::{REPEAT, Request, Sealed, TaskMeta};
+use crate::result::ResultTree;
 use crate::signature::Signature;
 
 /// One change to the broker or the backend, decided by
@@ -26,6 +27,9 @@ pub enum Effect {
         /// A JSON list of signatures.
         value: Bytes,
     },
+    /// Keep the shape of a header in which a member ends in a group: that
+    /// group's results are then a list among the others. Celery does the same.
+    SaveGroup(Box<ResultTree>),
     /// Open a join, before any of its members is published.
     OpenJoin(JoinSpec),
     /// Publish a message.
@@ -81,4 +85,8 @@ pub struct Step {
     pub effects: Vec<Effect>,
     /// What then becomes of the delivery.
     pub settle: Settle,
+    /// Whether the task has ended without a value, and all that follows with
+    /// it: then all of that must have been at hand, see
+    /// [`Request::missing`](crate::Request::missing).
+    pub ended: bool,
 }

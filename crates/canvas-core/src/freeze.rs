@@ -103,6 +103,20 @@ pub(crate) fn freeze(
     })
 }
 
+/// The result tree of a canvas that is frozen, without what runs before; None
+/// if it is not.
+pub(crate) fn frozen(signature: &Signature) -> Option<ResultTree> {
+    deep(|| match &signature.shape {
+        Shape::Task | Shape::Custom(_) => signature.options.task_id().map(ResultTree::task),
+        Shape::Chain(steps) => frozen(steps.last()?),
+        Shape::Group(members) => {
+            let members: Option<_> = members.iter().map(frozen).collect();
+            Some(ResultTree::group(signature.options.task_id()?, members?))
+        }
+        Shape::Chord(parts) => frozen(parts.body.as_ref()?),
+    })
+}
+
 /// The id a node has, or is told, or a fresh one.
 fn own_id(options: &mut crate::Options, ids: &mut Ids, told: Option<Id>) -> Id {
     if let Some(id) = options.task_id() {

@@ -13,12 +13,12 @@ use crate::broker::{Destination, Outgoing};
 use crate::config::Config;
 use crate::effect::Effect;
 use crate::error::{Error, Result};
-use crate::freeze::{Place, freeze};
+use crate::freeze::{Place, freeze, frozen};
 use crate::id::{Id, Ids};
 use crate::json::deep;
 use crate::options::Options;
 use crate::policy::Policy;
-use crate::primitive::{count, normalize};
+use crate::primitive::{count, ends_in_group, normalize};
 use crate::protocol::{Body, Embed, Fields, Headers, Message, Properties, Sealed, saferepr};
 use crate::result::ResultTree;
 use crate::signature::{ChordParts, Kwargs, Shape, Signature};
@@ -393,6 +393,12 @@ impl<'a> Planner<'a> {
         }
         let quorum = Policy::of(&body).quorum(size);
         let body = self.seal_body(body, onward.chain)?;
+        if let Shape::Group(members) = &header.shape
+            && members.iter().any(ends_in_group)
+            && let Some(shape) = frozen(&header)
+        {
+            self.effects.push(Effect::SaveGroup(Box::new(shape)));
+        }
         self.effects
             .push(Effect::OpenJoin(JoinSpec { id, size, quorum }));
         let onward = Onward {

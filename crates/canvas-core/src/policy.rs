@@ -1,9 +1,14 @@
 //! How many members of a header must succeed for the body to run.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::{Map, Value, json};
 
 use crate::backend::Part;
 use crate::exception::ExceptionInfo;
+use crate::id::Id;
+use crate::json::deep;
+use crate::result::ResultTree;
 use crate::signature::{Shape, Signature};
 
 /// The header of the body's message that carries the policy. Python workers
@@ -82,8 +87,13 @@ impl Policy {
         }
     }
 
-    /// What the body gets, or the error that it fails with.
-    pub(crate) fn judge(self, parts: &[Part]) -> Result<Value, ExceptionInfo> {
+    /// What the body gets, or the error that it fails with. Where the shape of
+    /// the header is known, a group in it gives a list.
+    pub(crate) fn judge(
+        self,
+        parts: &[Part],
+        shape: Option<&ResultTree>,
+    ) -> Result<Value, ExceptionInfo> {
         let values = || parts.iter().filter(|p| p.is_ok()).map(|p| p.result.clone());
         let failed = || {
             let first = parts.iter().find(|part| !part.is_ok());
@@ -96,7 +106,9 @@ impl Policy {
             }
         };
         match self {
-            Self::All if parts.iter().all(Part::is_ok) => Ok(values().collect()),
+            Self::All if parts.iter().all(Part::is_ok) => {
+                Ok(arranged(parts, shape, |part| part.result.clone()))
+            }
             Self::All => Err(failed()),
             Self::Any | Self::AtLeast(_) => {
                 let wanted = self.quorum(parts.len() as u64);
@@ -107,15 +119,47 @@ impl Policy {
                 }
                 Ok(have.into_iter().take(needed).collect())
             }
-            Self::Collect => Ok(parts
-                .iter()
-                .map(|part| {
-                    let key = if part.is_ok() { "ok" } else { "error" };
-                    json!({ key: part.result })
-                })
-                .collect()),
+            Self::Collect => Ok(arranged(parts, shape, |part| {
+                let key = if part.is_ok() { "ok" } else { "error" };
+                json!({ key: part.result })
+            })),
         }
     }
+}
+
+/// What each part comes to, in the order of the header, or in its shape.
+fn arranged(parts: &[Part], shape: Option<&ResultTree>, show: impl Fn(&Part) -> Value) -> Value {
+    let Some(members) = shape.and_then(|shape| shape.members.as_ref()) else {
+        return parts.iter().map(show).collect();
+    };
+    let found: HashMap<&Id, &Part> = parts.iter().map(|part| (&part.task_id, part)).collect();
+    let mut placed = HashSet::new();
+    let mut values = members
+        .iter()
+        .map(|member| place(member, &found, &mut placed, &show))
+        .collect::<Vec<_>>();
+    // Members that were added later stand in no shape.
+    let added = parts.iter().filter(|part| !placed.contains(&part.task_id));
+    values.extend(added.map(show));
+    Value::Array(values)
+}
+
+fn place<'a>(
+    node: &'a ResultTree,
+    found: &HashMap<&Id, &Part>,
+    placed: &mut HashSet<&'a Id>,
+    show: &impl Fn(&Part) -> Value,
+) -> Value {
+    deep(|| match &node.members {
+        Some(members) => {
+            let values = members.iter().map(|m| place(m, found, placed, show));
+            values.collect()
+        }
+        None => {
+            placed.insert(&node.id);
+            found.get(&node.id).map_or(Value::Null, |part| show(part))
+        }
+    })
 }
 
 fn at_least(map: &Map<String, Value>) -> Policy {

@@ -12,6 +12,7 @@ use crate::id::Id;
 use crate::plan::{Env, tail};
 use crate::policy::Policy;
 use crate::protocol::{Request, Sealed, TaskMeta};
+use crate::result::ResultTree;
 use crate::signature::Signature;
 use crate::state::State;
 
@@ -128,6 +129,7 @@ impl Sequence {
             arrive,
             claim,
             found,
+            shape: None,
             body: Body::Sealed,
         })
     }
@@ -140,6 +142,8 @@ pub struct Completion {
     claim: Option<u64>,
     /// The members; as the error, the id of the join that is lost.
     found: std::result::Result<Vec<Part>, Id>,
+    /// The shape of the header, where it was kept.
+    shape: Option<ResultTree>,
     body: Body,
 }
 
@@ -184,8 +188,8 @@ impl Completion {
 
     fn fails(&self, env: &Env, request: &Request, body: &Signature, now: DateTime<Utc>) -> bool {
         self.found.as_ref().map_or(true, |parts| {
-            Policy::of(body).judge(parts).is_err()
-                || advance::joined(env, request, body, parts, now).is_err()
+            Policy::of(body).judge(parts, None).is_err()
+                || advance::joined(env, request, body, parts, None, now).is_err()
         })
     }
 
@@ -216,6 +220,17 @@ impl Completion {
         Ok(())
     }
 
+    /// The header whose shape, if it was kept, must be [told](Self::shaped):
+    /// that of a join that was not lost.
+    pub fn header(&self) -> Option<&Id> {
+        self.found.is_ok().then_some(&self.arrive.join)
+    }
+
+    /// Tells the shape of the [`header`](Self::header).
+    pub fn shaped(&mut self, shape: Option<ResultTree>) {
+        self.shape = shape;
+    }
+
     /// What is to be done. `request` is the member that arrived.
     pub fn work(self, env: &Env, request: &Request, now: DateTime<Utc>) -> Vec<Work> {
         let join = self.arrive.join;
@@ -225,8 +240,10 @@ impl Completion {
         };
         let effects = match (&self.found, &self.body) {
             (_, Body::Sealed) => Vec::new(),
-            (Ok(parts), Body::Open(body)) => advance::joined(env, request, body, parts, now)
-                .unwrap_or_else(|error| lost(body, &format!("Callback error: {error}"))),
+            (Ok(parts), Body::Open(body)) => {
+                advance::joined(env, request, body, parts, self.shape.as_ref(), now)
+                    .unwrap_or_else(|error| lost(body, &format!("Callback error: {error}")))
+            }
             (Ok(_), Body::Expired(stand_in)) => {
                 let reason = "the body was kept in the backend, and has expired";
                 lost(stand_in, reason)

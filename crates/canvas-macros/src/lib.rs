@@ -80,7 +80,7 @@ use proc_macro::TokenStream;
 /// | `track_started` | STARTED is stored when a worker begins |
 /// | `acks_late = false` | the message is acknowledged before the task runs; `acks_late` for after it |
 /// | `time_limit = 60` | the task is ended after that |
-/// | `soft_time_limit = "50s"` | the task is told after that |
+/// | `soft_time_limit = "50s"` | sent with the message, for workers that tell a task when its time is up; ours do not yet |
 /// | `expires = 3600` | calls that have not started by then are dropped |
 /// | `errback` | a callback for errors that takes `(request, exception, traceback)`; its `s` leaves these three out |
 /// | `max_retries = 5` | how often it is tried again; `none` for no limit |

@@ -11,7 +11,7 @@ use canvas_core::protocol::DeliveryInfo;
 use canvas_core::task::Arguments;
 use canvas_core::{
     Committed, Ctx, Effect, Errback, Errbacks, Error, ExceptionInfo, Failure, Outcome, Request, ResultTree,
-    State, TaskError, TaskMeta, advance, inside_task,
+    State, Step, TaskError, TaskMeta, advance, inside_task,
 };
 use chrono::Utc;
 use futures_util::FutureExt;
@@ -281,17 +281,8 @@ async fn finish(
     // Why what follows a success can never be committed.
     let mut hopeless = None;
     loop {
-        let all = !matches!(outcome, Outcome::Success(_));
-        let error = match complete(node, &mut request, all).await {
-            Ok(()) => {
-                let now = Utc::now();
-                let step = advance(
-                    node.app.env(),
-                    &request,
-                    outcome.clone(),
-                    launched.clone(),
-                    now,
-                );
+        let error = match decide(node, &mut request, &outcome, &launched).await {
+            Ok(step) => {
                 let errbacks = CallHere { node };
                 match committer.commit(&request, step.effects, &errbacks).await {
                     Ok(Committed::All) => return Some(step.settle),
@@ -337,6 +328,27 @@ async fn finish(
             .min(Duration::from_secs(5))
             .mul_f64(0.75 + fastrand::f64() / 2.0);
     }
+}
+
+/// Says what follows, with as much of it at hand as that takes: the next step
+/// after a success, all of it where all of it ends.
+async fn decide(
+    node: &Node,
+    request: &mut Arc<Request>,
+    outcome: &Outcome,
+    launched: &[ResultTree],
+) -> Result<Step, Error> {
+    let advance = |request: &Request| {
+        let env = node.app.env();
+        advance(env, request, outcome.clone(), launched.to_vec(), Utc::now())
+    };
+    complete(node, request, false).await?;
+    let step = advance(request);
+    if !step.ended || request.missing(true).is_none() {
+        return Ok(step);
+    }
+    complete(node, request, true).await?;
+    Ok(advance(request))
 }
 
 /// Puts what was kept for the request into it.

@@ -38,8 +38,11 @@
 //! * `worker` (default): running tasks. A program that only sends them can do
 //!   without.
 //!
-//! Broker and backend are in this process (`memory://`). Messages and results
-//! have the form that Celery 5.7 gives them.
+//! * `redis`: `redis://` as broker and as result backend, through
+//!   [`connect`](Connect::connect).
+//!
+//! Broker and backend are in this process (`memory://`) where nothing else is
+//! asked for. Messages and results have the form that Celery 5.7 gives them.
 
 pub use canvas_core::{
     Arguments, AsyncResult, Backend, Broker, Builder, Canvas, ChordParts, Committer, Config, Ctx,
@@ -54,6 +57,15 @@ pub use canvas_macros::task;
 #[cfg(feature = "worker")]
 pub use canvas_worker::{Running, Worker, WorkerExt};
 
+mod connect;
+
+#[cfg(feature = "redis")]
+pub use canvas_backend_redis as backend_redis;
+#[cfg(feature = "redis")]
+pub use canvas_broker_redis as broker_redis;
+
+pub use connect::Connect;
+
 #[doc(hidden)]
 pub use canvas_core::__private;
 
@@ -63,6 +75,8 @@ pub mod prelude {
     pub use canvas_macros::task;
     #[cfg(feature = "worker")]
     pub use canvas_worker::WorkerExt;
+
+    pub use crate::Connect;
 
     pub use canvas_core::{
         Canvas, Ctx, Group, Policy, Primitive, Sig, Signature, TaskError, chain, chord, chunks,

@@ -63,10 +63,14 @@ fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// A text as it goes to Redis: texts as they are, all else as JSON.
+/// A text as it goes to Redis: texts and bytes as they are, all else as JSON.
 pub(super) fn text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
+        // What kombu makes of bytes.
+        Value::Object(object) if object.get("__type__") == Some(&json!("bytes")) => {
+            text(&object["__value__"])
+        }
         other => other.to_string(),
     }
 }

@@ -68,6 +68,7 @@ async fn a_commit_makes_each_operation_after_all_before_it() {
             &[
                 "backend.store",
                 "backend.arrive",
+                "backend.load_group",
                 "broker.publish",
                 "backend.close_join",
             ],

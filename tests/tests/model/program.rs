@@ -164,13 +164,22 @@ impl Program {
             Case::Stored(nr) => Outcome::Success(known.results[usize::from(nr)].1.clone()),
         };
         let mut recalled = 0;
-        let all = !matches!(outcome, Outcome::Success(_));
-        while let Some(key) = request.missing(all) {
-            let (nr, kept) = known.recall(&key);
-            recalled |= 1 << nr;
-            request.supply(&key, kept);
+        // As the worker does: all that follows is looked up only if it ends.
+        let mut step = None;
+        for all in [false, true] {
+            while let Some(key) = request.missing(all) {
+                let (nr, kept) = known.recall(&key);
+                recalled |= 1 << nr;
+                request.supply(&key, kept);
+            }
+            let decided = advance(&self.env, &request, outcome.clone(), Vec::new(), NOW);
+            let ended = decided.ended;
+            step = Some(decided);
+            if !ended {
+                break;
+            }
         }
-        let step = advance(&self.env, &request, outcome, Vec::new(), NOW);
+        let step = step.expect("decided at least once");
         let effects = self.disorder(step.effects, redelivered);
         let at = known.add(Point {
             op: Op::Errback,
@@ -479,6 +488,7 @@ impl Known {
             Effect::Keep { key, value } => Op::Keep {
                 key: number(&mut self.kept, (key.clone(), value.to_vec())),
             },
+            Effect::SaveGroup(_) => unreachable!("no header here has a group in it"),
             Effect::OpenJoin(spec) => Op::OpenJoin {
                 join: self.join(&spec.id),
                 size: u8::try_from(spec.size).expect("a small header"),
@@ -488,6 +498,7 @@ impl Known {
                 message: self.message(&outgoing.message),
             },
             Effect::Errback(_) => Op::Errback,
+            Effect::SaveGroup(_) => panic!("no header of the model ends in a group"),
             Effect::Arrive(arrive) => Op::Arrive {
                 join: self.join(&arrive.join),
                 part: self.arrival(&arrive.part),

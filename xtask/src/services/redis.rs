@@ -46,6 +46,9 @@ impl Service for Redis {
     }
 
     fn variables(&self, place: &Place) -> Vec<(&'static str, String)> {
-        vec![("CANVAS_TEST_REDIS_URL", format!("redis://127.0.0.1:{}", place.port))]
+        vec![(
+            "CANVAS_TEST_REDIS_URL",
+            format!("redis://127.0.0.1:{}", place.port),
+        )]
     }
 }

@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixStream};
 
 use crate::support::{
-    NEVER, PATIENCE, Redis, ack, consume, id, message, next, nothing, publish, to, until,
+    NEVER, PATIENCE, Redis, ack, consume, id, keep_log, message, next, nothing, publish, to, until,
 };
 
 /// What went through a broker.
@@ -341,31 +341,9 @@ async fn an_acknowledgement_whose_answer_is_lost_is_done() {
     assert_eq!(ack(&broker, &delivery).await, Settled::Stale);
 }
 
-/// Collects what is logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn an_outage_is_logged_once_and_so_is_its_end() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .finish();
-    // All tasks of this test are on this thread.
-    let _guard = tracing::subscriber::set_default(subscriber);
+    keep_log();
     let mut redis = Redis::durable();
     let broker = redis.broker();
     let mut consumer = consume(&broker, &["q"], 1, NEVER).await;
@@ -378,10 +356,8 @@ async fn an_outage_is_logged_once_and_so_is_its_end() {
     redis.restart();
     publish(&broker, "q", &["1"]).await;
     next(&mut consumer).await;
-    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    let lines = |what: &str| -> Vec<&str> { log.lines().filter(|l| l.contains(what)).collect() };
-    let lost = lines("connection to Redis lost");
-    assert_eq!(lost.len(), 1, "{log}");
-    assert_eq!(lines("connected to Redis again").len(), 1, "{log}");
-    assert_eq!(log.lines().count(), 2, "{log}");
+    let logged = redis.logged();
+    assert_eq!(logged.len(), 2, "{logged:?}");
+    assert!(logged[0].contains("connection to Redis lost"), "{logged:?}");
+    assert!(logged[1].contains("connected to Redis again"), "{logged:?}");
 }

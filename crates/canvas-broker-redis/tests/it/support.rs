@@ -1,10 +1,11 @@
 //! A Redis of one's own, and the small words of the tests.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, Once};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -176,6 +177,47 @@ fn launch(dir: &Path, arguments: &Vec<String>) -> Child {
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     shell.spawn().unwrap()
+}
+
+/// Keeps what all tests of this process log. (One collector for all: `tracing`
+/// may forget lines of which another thread's collector wanted none.)
+#[derive(Clone, Copy)]
+struct Log;
+
+static LOGGED: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        LOGGED.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Starts to keep what is logged.
+pub(crate) fn keep_log() {
+    static STARTED: Once = Once::new();
+    STARTED.call_once(|| {
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(|| Log);
+        tracing::subscriber::set_global_default(subscriber.finish()).unwrap();
+    });
+}
+
+impl Redis {
+    /// What was logged of this server.
+    pub(crate) fn logged(&self) -> Vec<String> {
+        let log = String::from_utf8(LOGGED.lock().unwrap().clone()).unwrap();
+        let name = self.socket().display().to_string();
+        log.lines()
+            .filter(|line| line.contains(&name))
+            .map(str::to_owned)
+            .collect()
+    }
 }
 
 /// A message with this id.
