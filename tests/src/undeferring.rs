@@ -4,8 +4,7 @@ use async_trait::async_trait;
 use canvas::Broker;
 use canvas::Result;
 use canvas::broker::{
-    BrokerInfo, ConsumeSpec, Consumer, DeadLetter, Outgoing, Receipt, Settle, Settled,
-    Subscription,
+    BrokerInfo, ConsumeSpec, Consumer, DeadLetter, Outgoing, Receipt, Settle, Settled, Subscription,
 };
 use canvas::memory::MemoryBroker;
 use canvas::protocol::Message;

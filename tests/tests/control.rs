@@ -1,6 +1,8 @@
 //! Remote control: what a worker does when it is told, and answers when it is
 //! asked, in Celery's words.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,9 +36,12 @@ fn command(method: &str, arguments: Value) -> Value {
 
 async fn tell(app: &Canvas, command: &Value) {
     let headers = Headers {
-        extra: [("clock".to_owned(), json!(41)), ("expires".to_owned(), json!(0))]
-            .into_iter()
-            .collect(),
+        extra: [
+            ("clock".to_owned(), json!(41)),
+            ("expires".to_owned(), json!(0)),
+        ]
+        .into_iter()
+        .collect(),
         ..Headers::default()
     };
     let message = Message {
@@ -119,7 +124,10 @@ async fn what_a_worker_cannot_do_is_answered_with_the_error_that_celery_gives() 
     assert_eq!(answer, json!({ "error": "KeyError('no_such_thing')" }));
     let answer = ask(&app, "revoke", json!({})).await;
     let text = answer["error"].as_str().unwrap();
-    assert!(text.starts_with("TypeError(") && text.contains("'task_id'"), "{text}");
+    assert!(
+        text.starts_with("TypeError(") && text.contains("'task_id'"),
+        "{text}"
+    );
     // And it goes on.
     assert_eq!(ask(&app, "ping", json!({})).await, json!({ "ok": "pong" }));
     worker.stop().await;
@@ -172,8 +180,14 @@ async fn tasks_are_listed_by_how_far_they_have_come() {
     assert_eq!(active.as_array().unwrap().len(), 1);
     let active = &active[0];
     assert_eq!(active["id"], json!(id_of(&running)));
-    assert_eq!((&active["name"], &active["type"]), (&json!("held"), &json!("held")));
-    assert_eq!((&active["args"], &active["kwargs"]), (&json!([1]), &json!({"k": "v"})));
+    assert_eq!(
+        (&active["name"], &active["type"]),
+        (&json!("held"), &json!("held"))
+    );
+    assert_eq!(
+        (&active["args"], &active["kwargs"]),
+        (&json!([1]), &json!({"k": "v"}))
+    );
     assert_eq!(active["hostname"], NODE);
     assert_eq!(active["worker_pid"], std::process::id());
     assert!(active["time_start"].as_f64() > Some(1.6e9), "{active}");
@@ -234,7 +248,12 @@ async fn a_worker_tells_of_itself() {
     assert_eq!(stats["prefetch_count"], 12);
     assert!(stats["clock"].as_str().unwrap().parse::<u64>().unwrap() > 41);
     let queues = ask(&app, "active_queues", json!({})).await;
-    let names: Vec<&Value> = queues.as_array().unwrap().iter().map(|q| &q["name"]).collect();
+    let names: Vec<&Value> = queues
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|q| &q["name"])
+        .collect();
     assert_eq!(names, ["a", "b"]);
     assert_eq!(queues[0]["exchange"]["type"], "direct");
     let changed = ask(&app, "conf", json!({ "with_defaults": false })).await;
@@ -243,7 +262,10 @@ async fn a_worker_tells_of_itself() {
     let all = ask(&app, "conf", json!({ "with_defaults": true })).await;
     assert_eq!(all["task_default_queue"], "celery");
     let report = ask(&app, "report", json!({})).await;
-    assert!(report["ok"].as_str().unwrap().contains("memory://"), "{report}");
+    assert!(
+        report["ok"].as_str().unwrap().contains("memory://"),
+        "{report}"
+    );
     worker.stop().await;
 }
 
@@ -263,9 +285,15 @@ async fn a_task_that_is_called_off_is_revoked_at_once_and_never_runs() {
     let id = id_of(&called_off);
     app.apply(called_off).await.unwrap();
     let answer = ask(&app, "revoke", json!({ "task_id": id })).await;
-    assert_eq!(answer, json!({ "ok": format!("tasks {{'{id}'}} flagged as revoked") }));
+    assert_eq!(
+        answer,
+        json!({ "ok": format!("tasks {{'{id}'}} flagged as revoked") })
+    );
     // Stored before the answer: nobody comes across the message meanwhile.
-    assert_eq!(app.result(id.clone()).meta().await.unwrap().status, State::Revoked);
+    assert_eq!(
+        app.result(id.clone()).meta().await.unwrap().status,
+        State::Revoked
+    );
     assert_eq!(ask(&app, "revoked", json!({})).await, json!([id]));
     gate.open();
     value(&result).await;
@@ -283,17 +311,28 @@ async fn a_task_that_is_called_off_is_revoked_at_once_and_never_runs() {
 async fn calling_off_leaves_alone_what_has_a_state_of_its_own() {
     let app = builder().build().unwrap();
     let worker = node(&app).await;
-    let states = ["STARTED", "PROGRESS", "SUCCESS", "FAILURE", "RETRY", "PENDING"];
+    let states = [
+        "STARTED", "PROGRESS", "SUCCESS", "FAILURE", "RETRY", "PENDING",
+    ];
     for state in states.iter().filter(|state| **state != "PENDING") {
         let meta = TaskMeta::new(Id::from(*state), State::from(*state));
         app.backend().store(&meta).await.unwrap();
     }
     let answer = ask(&app, "revoke", json!({ "task_id": states })).await;
-    assert!(answer["ok"].as_str().unwrap().contains("'PROGRESS', 'SUCCESS'"));
+    assert!(
+        answer["ok"]
+            .as_str()
+            .unwrap()
+            .contains("'PROGRESS', 'SUCCESS'")
+    );
     for state in states {
         let stored = app.result(state).meta().await.unwrap().status;
         let revoked = ["RETRY", "PENDING"].contains(&state);
-        let want = if revoked { State::Revoked } else { State::from(state) };
+        let want = if revoked {
+            State::Revoked
+        } else {
+            State::from(state)
+        };
         assert_eq!(stored, want);
     }
     worker.stop().await;
@@ -314,9 +353,17 @@ async fn a_running_task_is_stopped_only_if_that_is_said() {
     started.reaches(1).await;
     ask(&app, "revoke", json!({ "task_id": [id] })).await;
     // The state of what runs is for the task to decide.
-    assert_eq!(app.result(id.clone()).meta().await.unwrap().status, State::Pending);
+    assert_eq!(
+        app.result(id.clone()).meta().await.unwrap().status,
+        State::Pending
+    );
     assert_eq!(ask(&app, "active", json!({})).await[0]["id"], json!(id));
-    let answer = ask(&app, "terminate", json!({ "task_id": id, "signal": "TERM" })).await;
+    let answer = ask(
+        &app,
+        "terminate",
+        json!({ "task_id": id, "signal": "TERM" }),
+    )
+    .await;
     assert_eq!(answer, json!({ "ok": format!("terminate: {id}") }));
     let meta = ended(&app, &id).await;
     assert_eq!(meta.status, State::Revoked);
@@ -331,7 +378,12 @@ async fn tasks_are_called_off_by_a_stamp_that_they_bear() {
     let app = builder().build().unwrap();
     let worker = node(&app).await;
     let headers = json!({ "customer": ["a", 7], "run": "x" });
-    let answer = ask(&app, "revoke_by_stamped_headers", json!({ "headers": headers })).await;
+    let answer = ask(
+        &app,
+        "revoke_by_stamped_headers",
+        json!({ "headers": headers }),
+    )
+    .await;
     let text = "headers {'customer': ['a', 7], 'run': 'x'} flagged as revoked, but not terminated";
     assert_eq!(answer, json!({ "ok": text }));
     let stamped = |name: &'static str, stamp: Value| {
@@ -363,14 +415,19 @@ async fn running_tasks_are_stopped_by_a_stamp() {
     let name = worker.name().to_owned();
     let mut results = Vec::new();
     for customer in ["a", "b"] {
-        let sent = Signature::new("held").arg(customer).stamp([("customer", customer)]);
+        let sent = Signature::new("held")
+            .arg(customer)
+            .stamp([("customer", customer)]);
         results.push(app.apply(sent).await.unwrap());
     }
     started.reaches(2).await;
     let arguments = json!({ "headers": { "customer": "a" }, "terminate": true });
     tell(&app, &command("revoke_by_stamped_headers", arguments)).await;
     let answer = reply(&app).await.0[name.as_str()].clone();
-    assert_eq!(answer, json!({ "ok": "headers {'customer': ['a']} revoked" }));
+    assert_eq!(
+        answer,
+        json!({ "ok": "headers {'customer': ['a']} revoked" })
+    );
     assert_eq!(ended(&app, results[0].id()).await.status, State::Revoked);
     gate.open();
     assert_eq!(value(&results[1]).await, "b");

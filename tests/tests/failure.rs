@@ -474,17 +474,30 @@ async fn a_members_own_error_callback_runs_for_the_member() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn chords_in_a_header_call_their_error_callbacks_and_those_of_the_outer_chord() {
+async fn a_chord_in_a_header_calls_the_error_callbacks_of_the_outer_one_in_its_place() {
     let log = Log::new();
     let app = build(builder().task_object(log.errback("catch")));
     let worker = work(&app).await;
     let inner = chord([fail("x"), ok(1)], sum().task_id("inner"));
     let outer = chord([inner, ok(2)], sum().task_id("outer")).link_error(call("catch"));
-    let result = apply(&app, outer).await;
+    // Both are passed on to the inner one.
+    let outer = outer.on_error(call("catch").arg("again"));
+    let whole = chord(
+        [outer, ok(3)],
+        sum().task_id("whole").link_error(call("catch").arg("own")),
+    );
+    let whole = whole.link_error(call("catch"));
+    let result = apply(&app, whole).await;
     failure(&result).await;
     worker.stop().await;
-    let ids: Vec<Value> = log.entries().iter().map(|entry| entry[0].clone()).collect();
-    assert_eq!(ids, ["inner", "outer"]);
+    let mut said: Vec<Value> = log
+        .entries()
+        .iter()
+        .map(|entry| json!([entry[0], entry[2]]))
+        .collect();
+    said.sort_by_key(Value::to_string);
+    let want = json!([["inner", ["again"]], ["inner", []], ["whole", ["own"]]]);
+    assert_eq!(Value::Array(said), want);
 }
 
 #[tokio::test(flavor = "multi_thread")]

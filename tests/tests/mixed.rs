@@ -9,6 +9,8 @@
 //! databases 0 (both) and 1 (alone) of the Redis that `CANVAS_TEST_REDIS_URL`
 //! names; their tasks are in `tests/interop/canvases.py`.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
@@ -71,7 +73,9 @@ async fn run(app: &Canvas, nodes: &[Node]) -> Vec<Outcome> {
         let ids: Vec<Id> = places.iter().flatten().map(|(_, id)| id.clone()).collect();
         let ended = watch(app, &ids).await;
         for place in places {
-            let found = place.into_iter().filter_map(|(name, id)| Some((name, ended.get(&id)?.clone())));
+            let found = place
+                .into_iter()
+                .filter_map(|(name, id)| Some((name, ended.get(&id)?.clone())));
             outcomes.push(found.collect());
         }
     }
@@ -109,7 +113,9 @@ fn expected(node: &Node) -> BTreeMap<String, Result<Value, Vec<String>>> {
     let (tree, callbacks) = evaluate(node);
     let mut all = BTreeMap::new();
     expect(&tree, "", &mut all);
-    let callbacks = callbacks.into_iter().map(|(id, e)| (id.to_string(), e.value));
+    let callbacks = callbacks
+        .into_iter()
+        .map(|(id, e)| (id.to_string(), e.value));
     all.extend(callbacks);
     all
 }
@@ -145,7 +151,11 @@ fn look(meta: Option<&TaskMeta>) -> String {
     match meta {
         None => "waits for ever".to_owned(),
         Some(meta) if meta.status == State::Success => format!("SUCCESS {}", meta.result),
-        Some(meta) => format!("{} {}", meta.status, ExceptionInfo::from_result(&meta.result)),
+        Some(meta) => format!(
+            "{} {}",
+            meta.status,
+            ExceptionInfo::from_result(&meta.result)
+        ),
     }
 }
 
@@ -156,11 +166,8 @@ async fn a_mixed_fleet_gives_what_python_gives_and_rust_ends_what_python_does_no
     let (both, python, rust) = (app(0), app(1), app(2));
     let worker = |app: &Canvas| app.worker().concurrency(2).start();
     let (beside, alone) = (worker(&both).await.unwrap(), worker(&rust).await.unwrap());
-    let (mixed, python, rust) = tokio::join!(
-        run(&both, &nodes),
-        run(&python, &nodes),
-        run(&rust, &nodes)
-    );
+    let (mixed, python, rust) =
+        tokio::join!(run(&both, &nodes), run(&python, &nodes), run(&rust, &nodes));
     beside.stop().await;
     alone.stop().await;
 

@@ -4,6 +4,8 @@
 //! was written and says what each result must be. Whatever the worker does,
 //! every result of the tree must end, and in that state.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 

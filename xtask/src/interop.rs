@@ -61,6 +61,11 @@ pub(crate) fn interop(arguments: &[String]) -> Result<(), String> {
     }
 }
 
+/// The Python with Celery in it that tests of the Redis crates talk to.
+pub(crate) fn python() -> Result<PathBuf, String> {
+    Celery::prepare().map(|celery| celery.python)
+}
+
 /// Celery's source archive, and a Python that can run it.
 struct Celery {
     folder: PathBuf,

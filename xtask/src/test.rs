@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::bench::BENCHES;
 use crate::run::{Tally, cargo};
-use crate::workspace;
+use crate::{interop, services, workspace};
 
 /// An example prints what it has to say within seconds.
 const EXAMPLE: Duration = Duration::from_secs(120);
@@ -28,7 +28,12 @@ pub(crate) fn test(extra: &[String]) -> Result<(), String> {
 /// Everything is asked for from the root and never with `-p`: cargo then
 /// chooses the same features each time, and builds nothing twice.
 pub(crate) fn proof(tally: &mut Tally) -> Result<(), String> {
-    tally.tests(cargo_test(&[]));
+    // The tests of the Redis crates start servers of their own, and compare
+    // themselves with Celery.
+    services::install(&services::Redis)?;
+    let mut tests = cargo_test(&[]);
+    tests.env("CANVAS_CELERY_PYTHON", interop::python()?);
+    tally.tests(tests);
     for example in examples()? {
         tally.check(cargo(&format!("run --quiet --example {example}")), EXAMPLE);
     }

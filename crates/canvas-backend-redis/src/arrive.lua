@@ -26,6 +26,9 @@ local function count()
         part = part .. ' '
     end
     redis.call('ZADD', parts, place, part)
+    if not is_success then
+        redis.call('HSET', quorum, 'failed', 1)
+    end
     return true
 end
 
@@ -62,7 +65,19 @@ local function successes()
 end
 
 local held = redis.call('GET', claim)
+
+-- What a join that failed has left to be looked into is in the way when the
+-- same canvas is sent again.
+if (not held or held == 'done') and redis.call('HEXISTS', quorum, 'left') == 1 then
+    redis.call('DEL', parts, quorum)
+end
 if held == 'done' then
+    -- A Python process that sends the same canvas again opens the join anew
+    -- with the last of its members: those before it are kept until then.
+    if count() then
+        redis.call('DEL', claims)
+        renew()
+    end
     return { 'closed' }
 end
 local expected = redis.call('GET', size)

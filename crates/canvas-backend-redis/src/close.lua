@@ -2,7 +2,7 @@
 -- KEYS: parts, growth, size, arrived, claim, quorum, claims, grown, waits.
 -- ARGV: the claim; how long a closed join is remembered in milliseconds, or
 -- '0' for ever.
-local claim, claims = KEYS[5], KEYS[7]
+local parts, claim, quorum, claims = KEYS[1], KEYS[5], KEYS[6], KEYS[7]
 local held = redis.call('GET', claim)
 
 -- A claim that has lapsed counts until somebody else takes it.
@@ -10,7 +10,17 @@ if redis.call('GET', claims) ~= ARGV[1]
     or (held and not string.match(held, '^canvas:')) then
     return 0
 end
-redis.call('DEL', unpack(KEYS))
+if redis.call('HEXISTS', quorum, 'failed') == 1 then
+    -- As in Celery, the parts of a join that failed stay, to be looked into.
+    redis.call('DEL', unpack(KEYS, 2))
+    redis.call('HSET', quorum, 'left', 1)
+    local left = redis.call('PTTL', parts)
+    if left > 0 then
+        redis.call('PEXPIRE', quorum, left)
+    end
+else
+    redis.call('DEL', unpack(KEYS))
+end
 -- Celery's script looks for this, too.
 if ARGV[2] == '0' then
     redis.call('SET', claim, 'done')

@@ -1,4 +1,5 @@
-//! One store for two: Celery's own backend works on what we work on.
+//! One store for two: Celery's own backend works on what we work on. Run with
+//! `cargo test -p canvas-backend-redis --test celery -- --ignored`.
 
 #![expect(
     clippy::unwrap_used,
@@ -25,13 +26,15 @@ fn python() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     // A Python finds its packages by the path that it is called by.
     let root = root.canonicalize().unwrap();
-    let python = std::env::var_os("CANVAS_CELERY_PYTHON")
-        .map_or_else(|| root.join("target/celery-venv/bin/python"), PathBuf::from);
+    let python = std::env::var_os("CANVAS_CELERY_PYTHON").map_or_else(
+        || root.join("target/interop/venv/bin/python"),
+        PathBuf::from,
+    );
     assert!(
         python.exists(),
-        "these tests need Celery: python3 -m venv target/celery-venv && \
-         target/celery-venv/bin/pip install 'celery[redis]==5.7.0', \
-         or name a Python that has it in CANVAS_CELERY_PYTHON"
+        "no {}: `cargo xtask test` makes it; or name a Python that has \
+         celery[redis]==5.7.0 in CANVAS_CELERY_PYTHON",
+        python.display()
     );
     python
 }
@@ -89,6 +92,7 @@ fn complete(arrival: Arrival) -> (u64, Vec<Part>) {
 }
 
 #[tokio::test]
+#[ignore = "needs Celery"]
 async fn celery_reads_our_results() {
     let redis = Redis::start().await;
     let backend = redis.backend();
@@ -102,6 +106,7 @@ async fn celery_reads_our_results() {
 }
 
 #[tokio::test]
+#[ignore = "needs Celery"]
 async fn celery_is_told_of_our_results() {
     let redis = Redis::start().await;
     let backend = redis.backend();
@@ -119,6 +124,7 @@ async fn celery_is_told_of_our_results() {
 }
 
 #[tokio::test]
+#[ignore = "needs Celery"]
 async fn we_read_celerys_results() {
     let redis = Redis::start().await;
     let backend = redis.backend();
@@ -146,6 +152,7 @@ async fn we_read_celerys_results() {
 }
 
 #[tokio::test]
+#[ignore = "needs Celery"]
 async fn we_are_told_of_celerys_results() {
     let redis = Redis::start().await;
     // Only by message: the next look is far away.
@@ -161,6 +168,7 @@ async fn we_are_told_of_celerys_results() {
 }
 
 #[tokio::test]
+#[ignore = "needs Celery"]
 async fn groups_are_restored_by_either() {
     let redis = Redis::start().await;
     let backend = redis.backend();
@@ -177,6 +185,7 @@ async fn groups_are_restored_by_either() {
 }
 
 #[tokio::test]
+#[ignore = "needs Celery"]
 async fn a_prefix_is_the_same_for_both() {
     let redis = Redis::start().await;
     let backend = redis.backend_with(|config| config.global_keyprefix = "shop".to_owned());
@@ -186,6 +195,7 @@ async fn a_prefix_is_the_same_for_both() {
 }
 
 #[tokio::test]
+#[ignore = "needs Celery"]
 async fn we_complete_a_join_that_a_python_worker_is_in() {
     let redis = Redis::start().await;
     let backend = redis.backend();
@@ -214,6 +224,7 @@ async fn we_complete_a_join_that_a_python_worker_is_in() {
 }
 
 #[tokio::test]
+#[ignore = "needs Celery"]
 async fn a_python_worker_completes_a_join_that_we_are_in() {
     let redis = Redis::start().await;
     let backend = redis.backend();
@@ -229,6 +240,7 @@ async fn a_python_worker_completes_a_join_that_we_are_in() {
 }
 
 #[tokio::test]
+#[ignore = "needs Celery"]
 async fn a_python_process_sends_the_header() {
     let redis = Redis::start().await;
     let backend = redis.backend();
@@ -253,6 +265,7 @@ async fn a_python_process_sends_the_header() {
 }
 
 #[tokio::test]
+#[ignore = "needs Celery"]
 async fn a_python_worker_completes_the_header_of_a_python_process() {
     let redis = Redis::start().await;
     let backend = redis.backend();
@@ -266,6 +279,7 @@ async fn a_python_worker_completes_the_header_of_a_python_process() {
 
 /// Celery itself would never send, and never fail, the body.
 #[tokio::test]
+#[ignore = "needs Celery"]
 async fn a_header_that_is_never_sent_in_full_is_lost_after_a_while() {
     let redis = Redis::start().await;
     let grace = Duration::from_millis(1_500);
@@ -295,6 +309,7 @@ async fn a_header_that_is_never_sent_in_full_is_lost_after_a_while() {
 /// Celery drops the size then; nobody must take that for a header that is
 /// still being sent.
 #[tokio::test]
+#[ignore = "needs Celery"]
 async fn a_join_that_a_python_worker_failed_is_closed() {
     let redis = Redis::start().await;
     let backend = redis.backend();
@@ -316,6 +331,7 @@ async fn a_join_that_a_python_worker_failed_is_closed() {
 }
 
 #[tokio::test]
+#[ignore = "needs Celery"]
 async fn we_take_over_the_claim_of_a_python_worker_that_died() {
     let redis = Redis::start().await;
     let backend = redis.backend();
@@ -346,6 +362,7 @@ async fn we_take_over_the_claim_of_a_python_worker_that_died() {
 }
 
 #[tokio::test]
+#[ignore = "needs Celery"]
 async fn a_python_worker_takes_over_our_claim_that_lapsed() {
     let redis = Redis::start().await;
     let backend = redis.backend();
@@ -363,6 +380,7 @@ async fn a_python_worker_takes_over_our_claim_that_lapsed() {
 }
 
 #[tokio::test]
+#[ignore = "needs Celery"]
 async fn members_that_either_adds_are_waited_for_by_both() {
     let redis = Redis::start().await;
     let backend = redis.backend();
@@ -385,6 +403,7 @@ async fn members_that_either_adds_are_waited_for_by_both() {
 
 /// The same canvas, sent again with the same ids.
 #[tokio::test]
+#[ignore = "needs Celery"]
 async fn a_python_process_may_send_a_header_again() {
     let redis = Redis::start().await;
     let backend = redis.backend();
@@ -402,6 +421,7 @@ async fn a_python_process_may_send_a_header_again() {
 }
 
 #[tokio::test]
+#[ignore = "needs Celery"]
 async fn a_quorum_counts_what_python_workers_did() {
     let redis = Redis::start().await;
     let backend = redis.backend();

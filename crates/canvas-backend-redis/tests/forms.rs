@@ -346,3 +346,60 @@ async fn a_join_that_is_kept_as_a_list_is_refused_with_a_hint() {
         "{error}"
     );
 }
+
+/// What a Python process does when it sends a chord, the last member aside.
+async fn sent_by_python(redis: &Redis, size: &str) {
+    let _: () = redis.ask("DEL celery-taskset-meta-g.c").await;
+    let set = ["SET", "celery-taskset-meta-g.s", size];
+    let _: () = redis.send(&set).await;
+}
+
+/// Completes a join of two, whose first member came as `first`, and closes it.
+async fn finish(backend: &RedisBackend, last: Part, expected: [Part; 2]) {
+    match arrive(backend, last).await {
+        Arrival::Complete { claim: 1, parts } => assert_eq!(parts, expected),
+        other => panic!("not complete for the first time: {other:?}"),
+    }
+    assert!(backend.close_join(&"g".into(), 1).await.unwrap());
+}
+
+#[tokio::test]
+async fn members_that_come_before_their_join_is_opened_anew_are_kept() {
+    let redis = Redis::start().await;
+    let backend = redis.backend();
+    let parts = || [part(0, "1", json!("a")), part(1, "2", json!("b"))];
+    let [first, last] = parts();
+    open(&backend, 2).await;
+    arrive(&backend, first.clone()).await;
+    finish(&backend, last.clone(), parts()).await;
+    // The same canvas once more: Python says so with the last member only.
+    assert_eq!(arrive(&backend, first).await, Arrival::Closed);
+    sent_by_python(&redis, "2").await;
+    finish(&backend, last, parts()).await;
+}
+
+#[tokio::test]
+async fn a_join_that_failed_leaves_its_parts_until_it_is_opened_anew() {
+    let redis = Redis::start().await;
+    let backend = redis.backend();
+    let good = part(0, "1", json!("a"));
+    let mut bad = part(1, "2", failure("2").result);
+    bad.state = State::Failure;
+    let parts = || [good.clone(), bad.clone()];
+    open(&backend, 2).await;
+    arrive(&backend, good.clone()).await;
+    finish(&backend, bad.clone(), parts()).await;
+    let left: Vec<String> = redis.ask("ZRANGE celery-taskset-meta-g.j 0 -1").await;
+    assert_eq!(left.len(), 2, "{left:?}");
+    assert!(left[0].contains("SUCCESS") && left[1].contains("FAILURE"));
+    let lives = lives(&redis).await;
+    assert!(lives.iter().all(|(_, life)| life.is_some()), "{lives:?}");
+
+    sent_by_python(&redis, "2").await;
+    let waiting = Arrival::Waiting {
+        arrived: 1,
+        size: 2,
+    };
+    assert_eq!(arrive(&backend, bad.clone()).await, waiting);
+    finish(&backend, good.clone(), parts()).await;
+}

@@ -4,12 +4,16 @@ use std::fmt;
 use std::time::Duration;
 
 use canvas_core::{Error, Result};
+use redis::io::tcp::socket2::TcpKeepalive;
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion};
 
 use crate::link::Health;
 
 /// The schemes of URLs that are understood.
 const SCHEMES: &str = "redis://, unix:// and redis+socket://";
+
+/// After how long a silent connection is tried by the operating system.
+const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// Settings of a [`RedisBroker`](crate::RedisBroker). The defaults are kombu's.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,7 +116,9 @@ impl Server {
         }
         // Version 3 of the protocol brings word of changes on any connection.
         let settings = settings.set_protocol(ProtocolVersion::RESP3);
-        let tcp = info.tcp_settings().clone().set_nodelay(true);
+        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE);
+        let tcp = info.tcp_settings().clone();
+        let tcp = tcp.set_nodelay(true).set_keepalive(keepalive);
         let info = info.set_redis_settings(settings).set_tcp_settings(tcp);
         Ok(Self {
             info,

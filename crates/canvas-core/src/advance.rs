@@ -4,6 +4,11 @@
 //! The rule behind it: every canvas ends. Whatever becomes of a task reaches
 //! every result that depends on it, however deep.
 
+use std::collections::BTreeSet;
+
+mod fail;
+mod send;
+
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
@@ -20,9 +25,12 @@ use crate::policy::Policy;
 use crate::primitive::{ends_in_group, normalize};
 use crate::protocol::{Request, Sealed, TaskMeta};
 use crate::result::ResultTree;
-use crate::signature::{Kwargs, Shape, Signature};
+use crate::signature::{Shape, Signature};
 use crate::state::State;
 use crate::task::{Failure, Retry, TaskError};
+
+pub use send::apply;
+pub(crate) use send::{add_to_chord, launch};
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -146,9 +154,11 @@ pub fn joined(
             Ok(planner.effects)
         }
         Err(exception) => {
-            let culprit = parts.iter().find(|part| !part.is_ok());
-            let cause = culprit.map(|part| ExceptionInfo::from_result(&part.result));
-            Ok(run.fail_body(body, &exception, cause.as_ref()))
+            let failed = || parts.iter().filter(|part| !part.is_ok());
+            let cause = failed().next();
+            let cause = cause.map(|part| ExceptionInfo::from_result(&part.result));
+            let told = failed().flat_map(Told::of).collect();
+            Ok(run.fail_body(body, &exception, cause.as_ref(), told))
         }
     }
 }
@@ -162,7 +172,8 @@ pub fn join_lost(
     now: DateTime<Utc>,
 ) -> Vec<Effect> {
     let run = Run { env, request, now };
-    run.fail_body(body, &ExceptionInfo::celery("ChordError", reason), None)
+    let exception = ExceptionInfo::celery("ChordError", reason);
+    run.fail_body(body, &exception, None, Told::default())
 }
 
 /// What was kept that `request` needs before [`advance`] can decide.
@@ -400,130 +411,6 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn fail_sealed(&self, sealed: &Sealed, exception: &ExceptionInfo, effects: &mut Vec<Effect>) {
-        if let Some(signature) = opened(sealed) {
-            self.fail(&signature, exception, effects);
-        }
-    }
-
-    /// Ends every task of a canvas that will now never run.
-    fn fail(&self, signature: &Signature, exception: &ExceptionInfo, effects: &mut Vec<Effect>) {
-        deep(|| match &signature.shape {
-            Shape::Task | Shape::Custom(_) => {
-                self.fail_task(signature, exception, effects);
-                self.fail_tail(signature, exception, effects);
-            }
-            Shape::Chain(tasks) | Shape::Group(tasks) => {
-                for task in tasks {
-                    self.fail(task, exception, effects);
-                }
-                self.fail_tail(signature, exception, effects);
-            }
-            Shape::Chord(parts) => {
-                self.fail(&parts.header, exception, effects);
-                if let Some(body) = &parts.body {
-                    self.fail(body, exception, effects);
-                }
-                self.fail_tail(signature, exception, effects);
-            }
-        });
-    }
-
-    fn fail_task(
-        &self,
-        signature: &Signature,
-        exception: &ExceptionInfo,
-        effects: &mut Vec<Effect>,
-    ) {
-        let options = &signature.options;
-        let Some(id) = options.task_id() else {
-            return;
-        };
-        if options.ignore_result() != Some(true)
-            || self.env.config.task_store_errors_even_if_ignored
-        {
-            let mut meta = TaskMeta::new(id.clone(), State::Failure);
-            meta.result = exception.to_value();
-            meta.date_done = Some(self.now);
-            meta.group_id = options.group_id();
-            meta.parent_id = Some(self.request.id.clone());
-            effects.push(Effect::Store(Box::new(meta)));
-        }
-        for link in options.links().unwrap_or_default() {
-            self.fail(&link, exception, effects);
-        }
-        if let (Some(chord), Some(join)) = (options.get("chord"), options.group_id())
-            && let Ok(body) = Signature::from_value(chord.clone())
-            && let Ok(body) = Sealed::new(&body)
-        {
-            let part = Part {
-                task_id: id,
-                index: options.group_index(),
-                state: State::Failure,
-                result: exception.to_value(),
-            };
-            effects.push(Effect::Arrive(Box::new(Arrive { join, part, body })));
-        }
-    }
-
-    /// The steps that follow a canvas as an option of it.
-    fn fail_tail(
-        &self,
-        signature: &Signature,
-        exception: &ExceptionInfo,
-        effects: &mut Vec<Effect>,
-    ) {
-        if let Some(Value::Array(steps)) = signature.options.get("chain") {
-            for step in steps.iter().rev() {
-                if let Ok(step) = Signature::from_value(step.clone()) {
-                    self.fail(&step, exception, effects);
-                }
-            }
-        }
-    }
-
-    /// A chord's body will not run: it fails, its error callbacks are called
-    /// as if it had run, and what waits for it fails too. The members of a body
-    /// that is a group fail with the error of the header's, `cause`, itself, as
-    /// in Celery.
-    fn fail_body(
-        &self,
-        body: &Signature,
-        exception: &ExceptionInfo,
-        cause: Option<&ExceptionInfo>,
-    ) -> Vec<Effect> {
-        let mut effects = Vec::new();
-        let canvas = normalize(body.clone()).unwrap_or_else(|_| body.clone());
-        let exception = match (&canvas.shape, cause) {
-            (Shape::Group(_), Some(cause)) => cause,
-            _ => exception,
-        };
-        self.fail(&canvas, exception, &mut effects);
-        let failure = Failure {
-            exception: exception.clone(),
-            traceback: None,
-        };
-        for task in first_tasks(&canvas) {
-            let Some(id) = task.options.task_id() else {
-                continue;
-            };
-            let request = Request::stand_in(id.clone(), &task.task, self.request);
-            let errbacks = task.options.error_links().unwrap_or_default();
-            let sent = self.errbacks(errbacks, &request, &failure, &mut effects);
-            // Celery sends them before it stores that the body failed, so
-            // they are found there.
-            let stored = effects.iter_mut().find_map(|effect| match effect {
-                Effect::Store(meta) if meta.task_id == id => Some(meta),
-                _ => None,
-            });
-            if let (Some(meta), Some(sent)) = (stored, sent) {
-                meta.children = Some(vec![sent]);
-            }
-        }
-        sort(&mut effects);
-        effects
-    }
-
     /// Calls error callbacks: those known here as such with the error, all
     /// others by message, with the id of the task that failed. As in Celery,
     /// these are a group.
@@ -643,6 +530,53 @@ impl<'a> Run<'a> {
     }
 }
 
+/// Where a part says who was [`Told`], beside its exception. Python passes
+/// over it.
+pub(crate) const TOLD: &str = "canvas-told";
+
+/// Which error callbacks were called for a chord in a header whose own header
+/// failed. A chord passes its error callbacks on to those in its header, and
+/// in Celery that is who calls them: there, the outer chord never hears of it.
+/// Here it does, and must not call the same ones a second time.
+#[derive(Debug, Clone, Default)]
+struct Told(BTreeSet<String>);
+
+impl Told {
+    fn of(part: &Part) -> impl Iterator<Item = String> {
+        let told = part.result.get(TOLD).and_then(Value::as_array);
+        let told = told.into_iter().flatten().filter_map(Value::as_str);
+        told.map(str::to_owned)
+    }
+
+    /// What an error callback is known by: all but how it is sent.
+    fn name(errback: &Signature) -> String {
+        let said = json!([errback.task, errback.args, errback.kwargs]);
+        Id::from("canvas.told")
+            .derive(&said.to_string())
+            .to_string()
+    }
+
+    fn add(&mut self, errback: &Signature) {
+        self.0.insert(Self::name(errback));
+    }
+
+    fn contains(&self, errback: &Signature) -> bool {
+        !self.0.is_empty() && self.0.contains(&Self::name(errback))
+    }
+
+    fn note(&self, part: &mut Part) {
+        if let (false, Value::Object(result)) = (self.0.is_empty(), &mut part.result) {
+            result.insert(TOLD.to_owned(), json!(self.0));
+        }
+    }
+}
+
+impl FromIterator<String> for Told {
+    fn from_iter<I: IntoIterator<Item = String>>(names: I) -> Self {
+        Self(names.into_iter().collect())
+    }
+}
+
 /// Gives a stamp of the replaced task to all of what replaces it.
 fn stamp(canvas: &mut Signature, name: &str, value: &Value) {
     deep(|| match &mut canvas.shape {
@@ -708,76 +642,4 @@ fn sort(effects: &mut [Effect]) {
         Effect::Errback(_) => 3,
         Effect::Arrive(_) => 4,
     });
-}
-
-/// Effects that call `task` in `launched` by a running task: what
-/// [`Ctx::launch`](crate::Ctx::launch) does.
-pub(crate) fn launch(
-    env: &Env,
-    request: &Request,
-    canvas: Signature,
-    ids: &mut Ids,
-    now: DateTime<Utc>,
-) -> Result<(Vec<Effect>, ResultTree)> {
-    let run = Run { env, request, now };
-    let mut planner = run.planner("launch");
-    planner.ids = ids.clone();
-    let tree = planner.apply(canvas, &[], Place::default(), Onward::default())?;
-    *ids = planner.ids;
-    Ok((planner.effects, tree))
-}
-
-/// Effects that add a member to the chord that a running task is in.
-pub(crate) fn add_to_chord(
-    env: &Env,
-    request: &Request,
-    canvas: Signature,
-    ids: &mut Ids,
-    index: u64,
-    now: DateTime<Utc>,
-) -> Result<(Vec<Effect>, u64, ResultTree)> {
-    let (Some(chord), Some(group)) = (&request.embed.chord, &request.headers.group) else {
-        return Err(Error::InvalidCanvas(format!(
-            "{} is not in the header of a chord, so nothing can be added to it",
-            request.task
-        )));
-    };
-    let run = Run { env, request, now };
-    let mut planner = run.planner("add_to_chord");
-    planner.ids = ids.clone();
-    let canvas = normalize(canvas)?;
-    let size = crate::primitive::count(&canvas);
-    let mut next = index;
-    let place = Place {
-        id: None,
-        member: Some(Member {
-            group: Some(group.clone()),
-            next: &mut next,
-        }),
-    };
-    let onward = Onward {
-        chain: Vec::new(),
-        chord: Some(chord.clone()),
-    };
-    let tree = planner.apply(canvas, &[], place, onward)?;
-    *ids = planner.ids;
-    Ok((planner.effects, size, tree))
-}
-
-/// The whole of what a client sends for a canvas.
-///
-/// # Errors
-/// [`Error::InvalidCanvas`] when the canvas makes no sense.
-pub fn apply(
-    env: &Env,
-    canvas: Signature,
-    args: &[Value],
-    kwargs: &Kwargs,
-    now: DateTime<Utc>,
-) -> Result<(Vec<Effect>, ResultTree)> {
-    let mut canvas = canvas;
-    canvas.merge(&[], kwargs, &crate::Options::new(), false);
-    let mut planner = Planner::new(env, Ids::Random, Origin::default(), now);
-    let tree = planner.apply(canvas, args, Place::default(), Onward::default())?;
-    Ok((planner.effects, tree))
 }

@@ -364,7 +364,11 @@ impl Builder {
         };
         let backend = match self.backend.take() {
             Some(backend) => backend,
-            None => match driver("backend", &self.config.result_backend, &self.backend_drivers)? {
+            None => match driver(
+                "backend",
+                &self.config.result_backend,
+                &self.backend_drivers,
+            )? {
                 Some(open) => open(&self.config)?,
                 None => {
                     self.config = embedded(self.config);
@@ -417,7 +421,11 @@ fn driver<'a, D>(
         .ok_or_else(|| Error::UnknownScheme {
             port,
             scheme: scheme.to_owned(),
-            known: ["memory"].into_iter().chain(known).collect::<Vec<_>>().join(", "),
+            known: ["memory"]
+                .into_iter()
+                .chain(known)
+                .collect::<Vec<_>>()
+                .join(", "),
         })
 }
 

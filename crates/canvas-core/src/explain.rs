@@ -162,7 +162,14 @@ impl Canvas {
         let sender = arrive.part.task_id;
         let parts = vec![part; usize::try_from(arrived[at].1).unwrap_or(1)];
         let stand_in = Request::stand_in_for_plan(sender.clone(), &plan.result.id);
-        let effects = advance::joined(self.env(), &stand_in, &body.open()?, &parts, None, Utc::now())?;
+        let effects = advance::joined(
+            self.env(),
+            &stand_in,
+            &body.open()?,
+            &parts,
+            None,
+            Utc::now(),
+        )?;
         Ok(effects
             .into_iter()
             .map(|e| (Some(sender.clone()), e))

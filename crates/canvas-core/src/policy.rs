@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value, json};
 
+use crate::advance::TOLD;
 use crate::backend::Part;
 use crate::exception::ExceptionInfo;
 use crate::id::Id;
@@ -120,8 +121,14 @@ impl Policy {
                 Ok(have.into_iter().take(needed).collect())
             }
             Self::Collect => Ok(arranged(parts, shape, |part| {
-                let key = if part.is_ok() { "ok" } else { "error" };
-                json!({ key: part.result })
+                if part.is_ok() {
+                    return json!({ "ok": part.result });
+                }
+                let mut error = part.result.clone();
+                if let Value::Object(error) = &mut error {
+                    error.shift_remove(TOLD);
+                }
+                json!({ "error": error })
             })),
         }
     }

@@ -10,8 +10,8 @@ use canvas_core::broker::{Delivery, Receipt, Settle, Settled};
 use canvas_core::protocol::DeliveryInfo;
 use canvas_core::task::Arguments;
 use canvas_core::{
-    Committed, Ctx, Effect, Errback, Errbacks, Error, ExceptionInfo, Failure, Outcome, Request, ResultTree,
-    State, Step, TaskError, TaskMeta, advance, inside_task,
+    Committed, Ctx, Effect, Errback, Errbacks, Error, ExceptionInfo, Failure, Outcome, Request,
+    ResultTree, State, Step, TaskError, TaskMeta, advance, inside_task,
 };
 use chrono::Utc;
 use futures_util::FutureExt;
@@ -290,7 +290,9 @@ async fn finish(
                         return hopeless.map(Settle::Reject);
                     }
                     Ok(Committed::Superseded(value)) => {
-                        tracing::info!("another run has succeeded before; going on from its result");
+                        tracing::info!(
+                            "another run has succeeded before; going on from its result"
+                        );
                         outcome = Outcome::Success(value);
                         continue;
                     }

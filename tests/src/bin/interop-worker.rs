@@ -25,8 +25,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     });
     let app = builder
-        .broker(RedisBroker::new(&options.broker, RedisBrokerConfig::default())?)
-        .backend(RedisBackend::new(&options.backend, RedisBackendConfig::default())?)
+        .broker(RedisBroker::new(
+            &options.broker,
+            RedisBrokerConfig::default(),
+        )?)
+        .backend(RedisBackend::new(
+            &options.backend,
+            RedisBackendConfig::default(),
+        )?)
         .build()?;
     let mut worker = app.worker().concurrency(options.concurrency);
     if let Some(name) = options.hostname {

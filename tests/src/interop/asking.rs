@@ -36,7 +36,10 @@ async fn collect_ids(ctx: &Ctx, res: Value, i: Value) -> Value {
 async fn return_properties(ctx: &Ctx) -> Value {
     let properties = &ctx.request().properties;
     let mut all = (*properties.extra).clone();
-    all.insert("correlation_id".to_owned(), json!(properties.correlation_id));
+    all.insert(
+        "correlation_id".to_owned(),
+        json!(properties.correlation_id),
+    );
     all.insert("reply_to".to_owned(), json!(properties.reply_to));
     all.insert("priority".to_owned(), json!(properties.priority));
     all.insert("delivery_mode".to_owned(), json!(properties.delivery_mode));

@@ -1,17 +1,22 @@
 //! Tasks that fail, are refused, or are tried again.
 
+#![expect(
+    clippy::disallowed_names,
+    reason = "the arguments are called so by whoever sends them"
+)]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use canvas::{
-    Builder, ExceptionInfo, Failure, Kwargs, RetryPolicy, State, TaskError, TaskMeta, TaskOptions,
-    Ctx, task,
+    Builder, Ctx, ExceptionInfo, Failure, Kwargs, RetryPolicy, State, TaskError, TaskMeta,
+    TaskOptions, task,
 };
 use serde_json::{Value, json};
 
 use super::name;
-use super::python::{own_error, truth, plus};
+use super::python::{own_error, plus, truth};
 use crate::support::{task as closure, task_with};
 
 pub(super) fn add_to(builder: Builder) -> Builder {
@@ -134,19 +139,23 @@ fn retry() -> Arc<dyn canvas::Task> {
 
 /// Is told how to retry.
 fn retry_unpickleable() -> Arc<dyn canvas::Task> {
-    task_with(&name("retry_unpickleable"), with_delay(1), |ctx, call| async move {
-        let foo = call.args.first().or(call.kwargs.get("foo"));
-        let how = call.kwargs.get("retry_kwargs").cloned().unwrap_or_default();
-        let mut again = ctx.retry();
-        if let Some(seconds) = how["countdown"].as_f64() {
-            again = again.countdown(Duration::from_secs_f64(seconds));
-        }
-        if let Some(limit) = how["max_retries"].as_u64() {
-            again = again.max_retries(u32::try_from(limit).unwrap_or(u32::MAX));
-        }
-        let cause = unpickleable(foo.cloned().unwrap_or_default());
-        Err(again.because(TaskError::failed(cause)))
-    })
+    task_with(
+        &name("retry_unpickleable"),
+        with_delay(1),
+        |ctx, call| async move {
+            let foo = call.args.first().or(call.kwargs.get("foo"));
+            let how = call.kwargs.get("retry_kwargs").cloned().unwrap_or_default();
+            let mut again = ctx.retry();
+            if let Some(seconds) = how["countdown"].as_f64() {
+                again = again.countdown(Duration::from_secs_f64(seconds));
+            }
+            if let Some(limit) = how["max_retries"].as_u64() {
+                again = again.max_retries(u32::try_from(limit).unwrap_or(u32::MAX));
+            }
+            let cause = unpickleable(foo.cloned().unwrap_or_default());
+            Err(again.because(TaskError::failed(cause)))
+        },
+    )
 }
 
 fn with_delay(seconds: u64) -> TaskOptions {
@@ -192,7 +201,10 @@ fn retry_once(task: &'static str, expires: Option<Duration>) -> Arc<dyn canvas::
     })
 }
 
-#[task(name = "t.integration.tasks.retry_with_args_after_kwargs", max_retries = 1)]
+#[task(
+    name = "t.integration.tasks.retry_with_args_after_kwargs",
+    max_retries = 1
+)]
 async fn retry_with_args_after_kwargs(
     ctx: &Ctx,
     foo: Value,
@@ -207,10 +219,17 @@ async fn retry_with_args_after_kwargs(
     }
     let args = vec![plus(foo, json!(1))?, plus(bar, json!(1))?];
     let kwargs = Kwargs::from_iter([("label".to_owned(), label)]);
-    Err(ctx.retry().countdown(Duration::ZERO).arguments(args, kwargs).into())
+    Err(ctx
+        .retry()
+        .countdown(Duration::ZERO)
+        .arguments(args, kwargs)
+        .into())
 }
 
-#[task(name = "t.integration.tasks.retry_with_kwargs_after_args", max_retries = 1)]
+#[task(
+    name = "t.integration.tasks.retry_with_kwargs_after_args",
+    max_retries = 1
+)]
 async fn retry_with_kwargs_after_args(
     ctx: &Ctx,
     foo: Value,
@@ -224,7 +243,9 @@ async fn retry_with_kwargs_after_args(
     let kwargs = [("foo", plus(foo, json!(1))?), ("bar", bar)];
     let kwargs = kwargs.map(|(key, value)| (key.to_owned(), value));
     let again = ctx.retry().countdown(Duration::ZERO);
-    Err(again.arguments(Vec::new(), Kwargs::from_iter(kwargs)).into())
+    Err(again
+        .arguments(Vec::new(), Kwargs::from_iter(kwargs))
+        .into())
 }
 
 #[task(name = "t.integration.tasks.retry_once_ignore_result", ignore_result)]

@@ -21,14 +21,16 @@ pub(super) fn add_to(builder: Builder) -> Builder {
         ("chord_group", chord([group([add()])], add())),
         ("chord_chord", chord([chord([add()], add())], add())),
     ];
-    let builder = canvases.into_iter().fold(builder, |builder, (kind, canvas)| {
-        let task = name(&format!("return_nested_signature_{kind}"));
-        let value = canvas.to_value();
-        builder.task_object(closure(&task, move |_, _| {
-            let value = value.clone();
-            async move { Ok(value) }
-        }))
-    });
+    let builder = canvases
+        .into_iter()
+        .fold(builder, |builder, (kind, canvas)| {
+            let task = name(&format!("return_nested_signature_{kind}"));
+            let value = canvas.to_value();
+            builder.task_object(closure(&task, move |_, _| {
+                let value = value.clone();
+                async move { Ok(value) }
+            }))
+        });
     builder.task::<rebuild_signature>()
 }
 

@@ -83,10 +83,7 @@ async fn add_pydantic_string_annotations(data: Pair) -> Value {
 }
 
 #[task(name = "t.integration.tasks.delayed_sum")]
-async fn delayed_sum(
-    numbers: Value,
-    #[default(1.0)] pause_time: f64,
-) -> Result<Value, TaskError> {
+async fn delayed_sum(numbers: Value, #[default(1.0)] pause_time: f64) -> Result<Value, TaskError> {
     tokio::time::sleep(Duration::from_secs_f64(pause_time)).await;
     sum(numbers)
 }
@@ -112,7 +109,13 @@ async fn tsum(nums: Value) -> Result<Value, TaskError> {
 /// The sum of numbers and of lists of numbers.
 #[task(name = "t.integration.tasks.xsum")]
 async fn xsum(nums: Vec<Value>) -> Result<Value, TaskError> {
-    let each = |value: Value| if value.is_array() { sum(value) } else { Ok(value) };
+    let each = |value: Value| {
+        if value.is_array() {
+            sum(value)
+        } else {
+            Ok(value)
+        }
+    };
     let sums: Result<Vec<Value>, TaskError> = nums.into_iter().map(each).collect();
     sum(Value::Array(sums?))
 }

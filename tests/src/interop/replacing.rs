@@ -44,9 +44,7 @@ pub(super) fn add_to(builder: Builder, notes: &Notes) -> Builder {
 /// A callback that echoes this, or whatever it is given.
 fn told(message: Option<&Value>) -> Signature {
     match message {
-        Some(message) if !message.is_null() => {
-            call("redis_echo").arg(message.clone()).immutable()
-        }
+        Some(message) if !message.is_null() => call("redis_echo").arg(message.clone()).immutable(),
         _ => call("redis_echo"),
     }
 }
@@ -56,24 +54,30 @@ fn told(message: Option<&Value>) -> Signature {
 fn second_order(builder: Builder, notes: &Notes) -> Builder {
     let tasks = [
         ("second_order_replace1", "A", call("second_order_replace2")),
-        ("second_order_replace2", "B", call("redis_echo").arg("In/Out C")),
+        (
+            "second_order_replace2",
+            "B",
+            call("redis_echo").arg("In/Out C"),
+        ),
     ];
-    tasks.into_iter().fold(builder, |builder, (task, letter, inner)| {
-        let notes = notes.clone();
-        builder.task_object(closure(&name(task), move |ctx, it| {
-            let (notes, inner) = (notes.clone(), inner.clone());
-            async move {
-                let done = it.kwargs.get("state").is_some_and(truth);
-                let way = if done { "Out" } else { "In" };
-                notes.push("redis-echo", &format!("{way} {letter}")).await?;
-                if done {
-                    return Ok(Value::Null);
+    tasks
+        .into_iter()
+        .fold(builder, |builder, (task, letter, inner)| {
+            let notes = notes.clone();
+            builder.task_object(closure(&name(task), move |ctx, it| {
+                let (notes, inner) = (notes.clone(), inner.clone());
+                async move {
+                    let done = it.kwargs.get("state").is_some_and(truth);
+                    let way = if done { "Out" } else { "In" };
+                    notes.push("redis-echo", &format!("{way} {letter}")).await?;
+                    if done {
+                        return Ok(Value::Null);
+                    }
+                    let out = call(task).kwarg("state", true).immutable();
+                    Err(ctx.replace(chain([inner, out])))
                 }
-                let out = call(task).kwarg("state", true).immutable();
-                Err(ctx.replace(chain([inner, out])))
-            }
-        }))
-    })
+            }))
+        })
 }
 
 #[task(name = "t.integration.tasks.chain_add")]
@@ -137,7 +141,8 @@ async fn add_to_all_to_chord(ctx: &Ctx, nums: Vec<Value>, val: Value) -> Result<
 
 #[task(name = "t.integration.tasks.add_chord_to_chord")]
 async fn add_chord_to_chord(ctx: &Ctx, nums: Vec<Value>, val: Value) -> Result<i64, TaskError> {
-    ctx.add_to_chord(group(adds(nums, &val)) | call("tsum")).await?;
+    ctx.add_to_chord(group(adds(nums, &val)) | call("tsum"))
+        .await?;
     Ok(0)
 }
 

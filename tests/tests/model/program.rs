@@ -498,7 +498,6 @@ impl Known {
                 message: self.message(&outgoing.message),
             },
             Effect::Errback(_) => Op::Errback,
-            Effect::SaveGroup(_) => panic!("no header of the model ends in a group"),
             Effect::Arrive(arrive) => Op::Arrive {
                 join: self.join(&arrive.join),
                 part: self.arrival(&arrive.part),

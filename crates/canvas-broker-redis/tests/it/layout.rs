@@ -289,68 +289,6 @@ async fn what_comes_again_is_marked_where_kombu_marks_it_and_otherwise_the_same(
 }
 
 #[tokio::test]
-async fn deliveries_that_ended_badly_are_counted() {
-    let redis = Redis::start();
-    let broker = redis.broker();
-    publish(&broker, "q", &["1"]).await;
-    let mut consumer = consume(&broker, &["q"], 1, Duration::from_millis(200)).await;
-    for count in 1..=3 {
-        let delivery = next(&mut consumer).await;
-        assert_eq!(
-            (delivery.deliveries, delivery.redelivered),
-            (count, count > 1)
-        );
-    }
-}
-
-#[tokio::test]
-async fn what_comes_again_is_taken_next_the_oldest_first_and_what_is_given_back_last() {
-    let redis = Redis::start();
-    let broker = redis.broker();
-    publish(&broker, "q", &["1", "2", "3", "4"]).await;
-    let mut dead = consume(&broker, &["q"], 3, Duration::from_millis(200)).await;
-    let given_back = next(&mut dead).await;
-    for want in ["2", "3"] {
-        assert_eq!(id(&next(&mut dead).await), want);
-    }
-    broker
-        .settle(&given_back.receipt, Settle::Requeue)
-        .await
-        .unwrap();
-    drop(dead);
-    let other = consume(&broker, &["elsewhere"], 1, NEVER).await;
-    until("restored", || async { broker.len("q").await.unwrap() == 4 }).await;
-    drop(other);
-    let mut consumer = consume(&broker, &["q"], 9, NEVER).await;
-    let mut order = Vec::new();
-    for _ in 0..4 {
-        order.push(id(&next(&mut consumer).await));
-    }
-    assert_eq!(order, ["2", "3", "4", "1"]);
-}
-
-#[tokio::test]
-async fn leases_of_many_deliveries_end_together() {
-    let redis = Redis::start();
-    let broker = redis.broker();
-    let ids: Vec<String> = (0..300).map(|n| format!("{n:03}")).collect();
-    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
-    publish(&broker, "q", &ids).await;
-    let mut dead = consume(&broker, &["q"], 300, Duration::from_millis(300)).await;
-    for _ in 0..300 {
-        next(&mut dead).await;
-    }
-    drop(dead);
-    let mut consumer = consume(&broker, &["q"], 300, NEVER).await;
-    let mut seen = Vec::new();
-    for _ in 0..300 {
-        seen.push(id(&next(&mut consumer).await));
-    }
-    seen.sort_unstable();
-    assert_eq!(seen, ids);
-}
-
-#[tokio::test]
 async fn a_malformed_envelope_is_refused_with_its_reason_and_kept_byte_for_byte() {
     let redis = Redis::start();
     let broker = redis.broker();
@@ -485,22 +423,6 @@ async fn a_malformed_envelope_is_refused_with_its_reason_and_kept_byte_for_byte(
     }
     publish(&broker, "q", &["and it goes on"]).await;
     assert_eq!(id(&next(&mut consumer).await), "and it goes on");
-}
-
-#[tokio::test]
-async fn a_malformed_envelope_whose_lease_ends_comes_back_as_it_was() {
-    let redis = Redis::start();
-    let broker = redis.broker();
-    let raw: &[u8] = b"no JSON, \",\"\",\" nor \xff text";
-    let mut push = redis::cmd("LPUSH");
-    push.arg("q").arg(raw);
-    push.exec_async(&mut redis.client().await).await.unwrap();
-    let mut consumer = consume(&broker, &["q"], 1, Duration::from_millis(200)).await;
-    let first = next(&mut consumer).await;
-    let again = next(&mut consumer).await;
-    assert_ne!(first.receipt, again.receipt);
-    assert_eq!(first.message.body, raw);
-    assert_eq!(again.message.body, raw);
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ extern crate canvas_core as canvas;
 
 mod celery;
 mod layout;
+mod lease;
 mod outage;
 #[expect(
     dead_code,

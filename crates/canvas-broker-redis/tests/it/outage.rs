@@ -158,6 +158,19 @@ async fn connections_that_are_cut_lose_nothing() {
 }
 
 #[tokio::test]
+async fn a_connection_that_is_cut_while_nobody_uses_it_is_no_error() {
+    let redis = Redis::start();
+    let broker = redis.broker();
+    for round in 0..5 {
+        publish(&broker, "q", &["1"]).await;
+        let _: u64 = redis.ask(&["CLIENT", "KILL", "TYPE", "normal"]).await;
+        // It takes a moment until the end of a connection is read.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(broker.len("q").await.unwrap(), round + 1);
+    }
+}
+
+#[tokio::test]
 async fn a_redis_that_stands_still_is_waited_for() {
     let redis = Redis::start();
     let load = Load::start(&redis, Duration::from_secs(10)).await;

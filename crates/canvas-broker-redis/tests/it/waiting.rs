@@ -322,3 +322,28 @@ async fn connections_have_names_and_go_with_their_consumers() {
     drop((one, two));
     until("gone", || async { names().await == ["broker", "fanout"] }).await;
 }
+
+#[tokio::test]
+async fn a_consumer_is_told_what_the_server_refuses() {
+    let redis = Redis::start();
+    let allow = async |what: &str| {
+        let words = [
+            "ACL", "SETUSER", "ann", "on", ">secret", "~*", "&*", "+@all", what,
+        ];
+        redis.ask::<()>(&words).await;
+    };
+    allow("-evalsha").await;
+    let url = format!("redis+socket://ann:secret@{}", redis.socket().display());
+    let broker: Arc<dyn Broker> = RedisBroker::new(&url, RedisBrokerConfig::default()).unwrap();
+    publish(&broker, "q", &["1"]).await;
+    let mut consumer = consume(&broker, &["q"], 1, NEVER).await;
+    for _ in 0..2 {
+        let told = tokio::time::timeout(PATIENCE, consumer.next())
+            .await
+            .unwrap();
+        let error = told.unwrap_err().to_string();
+        assert!(error.contains("permissions"), "{error}");
+    }
+    allow("+evalsha").await;
+    assert_eq!(id(&next(&mut consumer).await), "1");
+}
