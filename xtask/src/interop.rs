@@ -358,3 +358,60 @@ impl Drop for Worker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn report(outcomes: &[(&str, &str)], excluded: usize, stale: &[&str]) -> Report {
+        let outcomes: serde_json::Map<String, Value> = outcomes
+            .iter()
+            .map(|(test, outcome)| ((*test).to_owned(), json!(outcome)))
+            .collect();
+        let excluded: Vec<String> = (0..excluded).map(|n| n.to_string()).collect();
+        let mut report = Report::default();
+        report.add(&json!({ "outcomes": outcomes, "excluded": excluded, "stale": stale }));
+        report
+    }
+
+    #[test]
+    fn a_test_that_passed_though_celery_expects_it_to_fail_has_passed() {
+        let good = report(
+            &[("a", "xpassed"), ("b", "skipped"), ("c", "xfailed")],
+            20,
+            &[],
+        );
+        assert_eq!(good.judge(false), Ok(()));
+    }
+
+    #[test]
+    fn a_failed_test_and_a_stale_exclusion_are_failures() {
+        assert!(
+            report(&[("a", "passed"), ("b", "failed")], 0, &[])
+                .judge(false)
+                .is_err()
+        );
+        assert!(
+            report(&[("a", "passed")], 0, &["gone"])
+                .judge(false)
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn too_few_tests_are_a_failure() {
+        assert!(report(&[("a", "skipped")], 0, &[]).judge(false).is_err());
+        assert!(report(&[("a", "passed")], 21, &[]).judge(false).is_err());
+        assert!(report(&[("a", "passed")], 0, &[]).judge(true).is_err());
+    }
+
+    #[test]
+    fn the_reports_of_all_parts_are_one() {
+        let mut whole = report(&[("a", "passed")], 3, &[]);
+        let part = json!({ "outcomes": { "b": "passed", "c": "failed" }, "excluded": ["0", "9"] });
+        whole.add(&part);
+        assert_eq!((whole.count("passed"), whole.count("failed")), (2, 1));
+        assert_eq!(whole.excluded.len(), 4);
+    }
+}

@@ -135,7 +135,7 @@ fn up(service: &dyn Service) -> Result<(), String> {
     install(service)?;
     let folder = folder(service)?;
     let place = Place::new(folder.join("data"))?;
-    let child = start(service, &place)?;
+    let child = start(service, &place, Until::Down)?;
     let write = |file: &str, text: String| {
         fs::write(folder.join(file), text).map_err(|e| format!("{}: {e}", folder.display()))
     };
@@ -219,17 +219,28 @@ pub(crate) fn install(service: &dyn Service) -> Result<(), String> {
     })
 }
 
+/// How long a server is to run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// Until `down`.
+    Down,
+    /// Until this program ends.
+    End,
+}
+
 /// Starts a server and waits until it answers.
-fn start(service: &dyn Service, place: &Place) -> Result<Child, String> {
+fn start(service: &dyn Service, place: &Place, until: Until) -> Result<Child, String> {
     let log = place.folder.with_extension("log");
     let file = fs::File::create(&log).map_err(|e| format!("{}: {e}", log.display()))?;
     let mut command = service.command(place);
     command.stdin(Stdio::null());
     command.stderr(file.try_clone().map_err(|e| e.to_string())?);
     command.stdout(file);
-    // What stops this program from the terminal must not stop the server.
+    // What stops this program from the terminal stops all of its group.
     #[cfg(unix)]
-    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    if until == Until::Down {
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    }
     let (program, _) = service.program();
     let mut child = command
         .spawn()
@@ -259,7 +270,7 @@ impl Private {
     pub(crate) fn start(service: &dyn Service, folder: &Path) -> Result<Self, String> {
         install(service)?;
         let place = Place::new(folder.to_owned())?;
-        let child = start(service, &place)?;
+        let child = start(service, &place, Until::End)?;
         Ok(Self { child, place })
     }
 }

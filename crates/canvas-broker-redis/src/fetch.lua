@@ -71,7 +71,7 @@ for step = 3, #KEYS, queues do
 end
 
 -- unpack has a limit of some thousand, which ARGV[1] stays far below.
-if false then
+if #taken > 0 then
   redis.call('HSET', KEYS[1], unpack(records))
   redis.call('ZADD', KEYS[2], unpack(scores))
 end

@@ -1,7 +1,9 @@
 //! What canvas is, in one run: `cargo run --example quickstart`.
 //!
 //! Each workflow is printed with its canvas, its result tree and its timing.
-//! Broker, backend and worker are all in this process.
+//! Broker, backend and worker are all in this process. With `--url` the first
+//! two are elsewhere:
+//! `cargo run --features redis --example quickstart -- --url redis://localhost/0`.
 
 use std::time::{Duration, Instant};
 
@@ -64,7 +66,10 @@ async fn broken(page: u64) -> Result<u64, TaskError> {
 
 #[tokio::main]
 async fn main() -> canvas::Result<()> {
+    let url = url().unwrap_or_else(|| "memory://".to_owned());
     let app = Canvas::builder()
+        .broker_url(&url)
+        .backend_url(&url)
         .task::<fetch>()
         .task::<count_words>()
         .task::<checksum>()
@@ -76,7 +81,7 @@ async fn main() -> canvas::Result<()> {
         .task::<join>()
         .primitive(Weave)
         .configure(|config| config.result_extended = true)
-        .build()?;
+        .connect()?;
     let worker = app.worker().concurrency(8).start().await?;
 
     let steps = fetch::s(1).then(checksum::partial());
@@ -108,6 +113,12 @@ async fn main() -> canvas::Result<()> {
 
     worker.stop().await;
     Ok(())
+}
+
+/// What follows `--url`.
+fn url() -> Option<String> {
+    let mut arguments = std::env::args().skip_while(|argument| argument != "--url");
+    arguments.nth(1)
 }
 
 async fn show(app: &Canvas, what: &str, canvas: impl Into<Signature>) -> canvas::Result<()> {
