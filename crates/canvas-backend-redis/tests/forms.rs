@@ -164,6 +164,15 @@ async fn a_closed_join_leaves_celerys_mark_and_nothing_else() {
     assert_eq!(keys, BTreeSet::from(["celery-taskset-meta-g.c".to_owned()]));
     let mark: String = redis.ask("GET celery-taskset-meta-g.c").await;
     assert_eq!(mark, "done");
+    // What comes too late leaves nothing for the next run of the same canvas
+    // to count.
+    open(&backend, 3).await;
+    backend
+        .grow_join(&"g".into(), &"9".into(), 1)
+        .await
+        .unwrap();
+    let keys: BTreeSet<String> = redis.ask("KEYS *g.*").await;
+    assert_eq!(keys, BTreeSet::from(["celery-taskset-meta-g.c".to_owned()]));
 }
 
 #[tokio::test]
@@ -402,4 +411,33 @@ async fn a_join_that_failed_leaves_its_parts_until_it_is_opened_anew() {
     };
     assert_eq!(arrive(&backend, bad.clone()).await, waiting);
     finish(&backend, good.clone(), parts()).await;
+}
+
+/// Celery clears its own keys away, and leaves ours.
+#[tokio::test]
+async fn claims_on_an_earlier_run_are_forgotten() {
+    let redis = Redis::start().await;
+    let backend = redis.backend();
+    open(&backend, 1).await;
+    let parts = [0, 1, 2].map(|index| part(index, &index.to_string(), json!(index)));
+    let [first, second, third] = parts.clone();
+    arrive(&backend, first.clone()).await;
+    for key in ["j", "t", "s", "d"] {
+        let _: () = redis.ask(&format!("DEL celery-taskset-meta-g.{key}")).await;
+    }
+    sent_by_python(&redis, "2").await;
+    arrive(&backend, first).await;
+    backend
+        .grow_join(&"g".into(), &"0".into(), 1)
+        .await
+        .unwrap();
+    let waiting = Arrival::Waiting {
+        arrived: 2,
+        size: 3,
+    };
+    assert_eq!(arrive(&backend, second).await, waiting);
+    match arrive(&backend, third).await {
+        Arrival::Complete { claim, parts: all } => assert_eq!((claim, all), (1, parts.to_vec())),
+        other => panic!("not complete: {other:?}"),
+    }
 }
