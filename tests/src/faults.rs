@@ -1,8 +1,10 @@
 //! A broker and a backend that go wrong when told to, to see what becomes of a
 //! canvas after a fault at any point.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +14,11 @@ use canvas_core::broker::{
     BrokerInfo, ConsumeSpec, Consumer, DeadLetter, Delivery, Outgoing, Receipt, Settle, Settled,
     Subscription,
 };
-use canvas_core::{Backend, Broker, Error, Id, Message, Result, ResultTree, TaskMeta};
+use canvas_core::together::{Found, Made};
+use canvas_core::{
+    Backend, Broker, Effect, Error, Id, JOIN_CLAIM, Message, Result, ResultTree, TaskMeta,
+    Together, Work,
+};
 use futures_util::stream::BoxStream;
 use tokio::sync::Notify;
 
@@ -61,6 +67,7 @@ pub struct Faults(Arc<Shared>);
 struct Shared {
     state: Mutex<State>,
     killed: Notify,
+    one_server: AtomicBool,
 }
 
 struct State {
@@ -95,6 +102,7 @@ impl Faults {
                 stale: 0,
             }),
             killed: Notify::new(),
+            one_server: AtomicBool::new(false),
         }))
     }
 
@@ -111,6 +119,14 @@ impl Faults {
     /// One call of `operation` goes wrong: the one with this number, from 0.
     pub fn nth(operation: &'static str, nth: usize, fault: Fault) -> Self {
         Self::plan(move |call| (call.operation == operation && call.nth == nth).then_some(fault))
+    }
+
+    /// The broker and the backend are in one server, and commit in one step:
+    /// the call `backend.commit`.
+    #[must_use]
+    pub fn on_one_server(self) -> Self {
+        self.0.one_server.store(true, Ordering::Release);
+        self
     }
 
     /// Goes on with another plan.
@@ -240,16 +256,7 @@ impl Broker for FlakyBroker {
     }
 
     async fn publish(&self, batch: Vec<Outgoing>) -> Result<()> {
-        let publish = |batch: Vec<Outgoing>| async {
-            let ids = batch.iter().filter_map(|outgoing| {
-                let headers = &outgoing.message.headers;
-                Some((headers.task.as_deref()?.to_owned(), headers.id.clone()?))
-            });
-            let ids: Vec<_> = ids.collect();
-            self.inner.publish(batch).await?;
-            self.faults.state().published.extend(ids);
-            Ok(())
-        };
+        let publish = |batch| self.publish_now(batch);
         let operation = "broker.publish";
         match self.faults.next(operation) {
             None => publish(batch).await,
@@ -283,13 +290,7 @@ impl Broker for FlakyBroker {
     }
 
     async fn settle(&self, receipt: &Receipt, how: Settle) -> Result<Settled> {
-        let settle = || async {
-            let settled = self.inner.settle(receipt, how.clone()).await?;
-            if settled == Settled::Stale {
-                self.faults.state().stale += 1;
-            }
-            Ok(settled)
-        };
+        let settle = || self.settle_now(receipt, how.clone());
         self.faults.call("broker.settle", settle).await
     }
 
@@ -322,6 +323,32 @@ impl Broker for FlakyBroker {
     async fn subscribe(&self, exchange: &str) -> Result<Box<dyn Subscription>> {
         let subscribe = || self.inner.subscribe(exchange);
         self.faults.call("broker.subscribe", subscribe).await
+    }
+
+    fn companion(&self) -> Option<Box<dyn Any>> {
+        let one_server = self.faults.0.one_server.load(Ordering::Acquire);
+        one_server.then(|| Box::new(self.clone()) as Box<dyn Any>)
+    }
+}
+
+impl FlakyBroker {
+    async fn publish_now(&self, batch: Vec<Outgoing>) -> Result<()> {
+        let ids = batch.iter().filter_map(|outgoing| {
+            let headers = &outgoing.message.headers;
+            Some((headers.task.as_deref()?.to_owned(), headers.id.clone()?))
+        });
+        let ids: Vec<_> = ids.collect();
+        self.inner.publish(batch).await?;
+        self.faults.state().published.extend(ids);
+        Ok(())
+    }
+
+    async fn settle_now(&self, receipt: &Receipt, how: Settle) -> Result<Settled> {
+        let settled = self.inner.settle(receipt, how).await?;
+        if settled == Settled::Stale {
+            self.faults.state().stale += 1;
+        }
+        Ok(settled)
     }
 }
 
@@ -372,7 +399,7 @@ impl Consumer for FlakyConsumer {
 }
 
 /// A backend that goes wrong by plan.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct FlakyBackend {
     inner: Arc<dyn Backend>,
     faults: Faults,
@@ -385,13 +412,7 @@ impl Backend for FlakyBackend {
     }
 
     async fn store(&self, meta: &TaskMeta) -> Result<Stored> {
-        let store = || async {
-            let stored = self.inner.store(meta).await?;
-            if stored == Stored::Written {
-                self.faults.state().written.push(meta.clone());
-            }
-            Ok(stored)
-        };
+        let store = || self.store_now(meta);
         self.faults.call("backend.store", store).await
     }
 
@@ -455,5 +476,92 @@ impl Backend for FlakyBackend {
     async fn close_join(&self, join: &Id, claim: u64) -> Result<bool> {
         let close = || self.inner.close_join(join, claim);
         self.faults.call("backend.close_join", close).await
+    }
+
+    fn together(&self, broker: &dyn Broker) -> Option<Arc<dyn Together>> {
+        let broker = *broker.companion()?.downcast::<FlakyBroker>().ok()?;
+        let backend = self.clone();
+        Some(Arc::new(OneServer { broker, backend }))
+    }
+}
+
+impl FlakyBackend {
+    async fn store_now(&self, meta: &TaskMeta) -> Result<Stored> {
+        let stored = self.inner.store(meta).await?;
+        if stored == Stored::Written {
+            self.faults.state().written.push(meta.clone());
+        }
+        Ok(stored)
+    }
+}
+
+/// Makes what a run leaves in one step, which goes wrong as a whole.
+#[derive(Debug)]
+struct OneServer {
+    broker: FlakyBroker,
+    backend: FlakyBackend,
+}
+
+#[async_trait]
+impl Together for OneServer {
+    async fn make(&self, work: &[Work], delivery: Option<&Receipt>) -> Result<Made> {
+        let make = || self.make_now(work, delivery);
+        self.broker.faults.call("backend.commit", make).await
+    }
+}
+
+impl OneServer {
+    async fn make_now(&self, work: &[Work], delivery: Option<&Receipt>) -> Result<Made> {
+        let backend = &self.backend.inner;
+        for (at, work) in work.iter().enumerate() {
+            let found = match work.clone() {
+                Work::Do(Effect::Store(meta)) => match self.backend.store_now(&meta).await? {
+                    Stored::Written => None,
+                    Stored::Kept => {
+                        let found = backend.load(std::slice::from_ref(&meta.task_id)).await?;
+                        let standing = found.into_iter().next().flatten();
+                        standing.map(|meta| Found::Standing(Box::new(meta)))
+                    }
+                },
+                Work::Do(Effect::Keep { key, value }) => {
+                    backend.keep(&key, value).await?;
+                    None
+                }
+                Work::Do(Effect::SaveGroup(group)) => {
+                    backend.save_group(&group).await?;
+                    None
+                }
+                Work::Do(Effect::OpenJoin(spec)) => {
+                    backend.open_join(&spec).await?;
+                    None
+                }
+                Work::Do(Effect::Publish(outgoing)) => {
+                    self.broker.publish_now(vec![*outgoing]).await?;
+                    None
+                }
+                Work::Do(Effect::Arrive(arrive)) => {
+                    let (join, part) = (&arrive.join, &arrive.part);
+                    match backend.arrive(join, part, JOIN_CLAIM).await? {
+                        Arrival::Waiting { .. } | Arrival::Closed => None,
+                        found => Some(Found::Arrival(found)),
+                    }
+                }
+                Work::Close { join, claim } => {
+                    backend.close_join(&join, claim).await?;
+                    None
+                }
+                Work::Do(effect @ Effect::Errback(_)) => {
+                    return Err(Error::Config(format!("asked for {effect:?}")));
+                }
+            };
+            if let Some(found) = found {
+                return Ok(Made::Until { at, found });
+            }
+        }
+        let settled = match delivery {
+            None => None,
+            Some(receipt) => Some(self.broker.settle_now(receipt, Settle::Ack).await?),
+        };
+        Ok(Made::All { settled })
     }
 }

@@ -64,6 +64,25 @@ async fn a_body_is_sent_once_however_often_its_members_are_delivered() {
     worker.stop().await;
 }
 
+/// Where broker and backend are one server, nothing comes between what a run
+/// leaves: it is one call, and one more for the member that completes a join.
+#[tokio::test(start_paused = true)]
+async fn what_a_run_leaves_is_one_call_where_that_can_be() {
+    let world = World::new(Faults::none().on_one_server());
+    let worker = world.worker().await;
+    let canvas = step("first", 1) | group([step("a", 2), step("b", 3)]) | step("body", 0);
+    let result = world.app.apply(canvas).await.unwrap();
+    assert_eq!(value(&result).await, 1 + 2 + 1 + 3);
+    world.settle_down().await;
+    let calls = world.faults.calls();
+    let count = |operation| calls.iter().filter(|c| c.operation == operation).count();
+    assert_eq!(count("backend.commit"), 4 + 1);
+    for apart in ["backend.store", "backend.arrive", "broker.settle"] {
+        assert_eq!(count(apart), 0, "{apart}");
+    }
+    worker.stop().await;
+}
+
 /// Callback fired N times: nor are the error callbacks of a body called once
 /// for each member that failed.
 #[tokio::test(start_paused = true)]

@@ -387,11 +387,16 @@ impl Builder {
             origin: format!("gen{}@{}", std::process::id(), hostname()).into(),
             reply_to: Id::random(),
         };
+        let together = match env.config.commit_together {
+            true => backend.together(&*broker),
+            false => None,
+        };
         Canvas(Arc::new(Shared {
             committer: Committer {
                 env,
                 broker,
                 backend,
+                together,
             },
             primitives: self.primitives,
         }))

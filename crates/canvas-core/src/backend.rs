@@ -1,6 +1,7 @@
 //! The backend port: where results are kept and chords are joined.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -8,11 +9,13 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use serde_json::Value;
 
+use crate::broker::Broker;
 use crate::error::Result;
 use crate::id::Id;
 use crate::protocol::TaskMeta;
 use crate::result::ResultTree;
 use crate::state::State;
+use crate::together::Together;
 
 /// Keeps the states of tasks and joins the members of chords. It knows nothing
 /// of chains or workers.
@@ -106,6 +109,13 @@ pub trait Backend: Send + Sync + Debug {
     /// # Errors
     /// [`Error::Connection`](crate::Error::Connection).
     async fn close_join(&self, join: &Id, claim: u64) -> Result<bool>;
+
+    /// What makes all that a run leaves in one step, if this backend and
+    /// `broker` are in one server that can do that.
+    fn together(&self, broker: &dyn Broker) -> Option<Arc<dyn Together>> {
+        let _ = broker;
+        None
+    }
 }
 
 /// What a backend is and can do.

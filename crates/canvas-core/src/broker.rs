@@ -1,5 +1,6 @@
 //! The broker port: where messages live until their effects are stored.
 
+use std::any::Any;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,6 +77,13 @@ pub trait Broker: Send + Sync + Debug {
     /// # Errors
     /// [`Error::Connection`](crate::Error::Connection).
     async fn subscribe(&self, exchange: &str) -> Result<Box<dyn Subscription>>;
+
+    /// What a backend in the same server needs in order to commit together
+    /// with this broker: of a type that the two drivers agree on. See
+    /// [`Backend::together`](crate::Backend::together).
+    fn companion(&self) -> Option<Box<dyn Any>> {
+        None
+    }
 }
 
 /// What a broker is and can do.

@@ -9,13 +9,14 @@ use chrono::Utc;
 use serde_json::Value;
 
 use crate::backend::{Arrival, Backend, Stored};
-use crate::broker::{Broker, Outgoing};
-use crate::effect::{Effect, Errback};
+use crate::broker::{Broker, Outgoing, Receipt, Settled};
+use crate::effect::{Arrive, Effect, Errback};
 use crate::error::{Error, Result};
 use crate::id::Id;
 use crate::plan::Env;
 use crate::protocol::{Request, Sealed, TaskMeta};
 use crate::sequence::{Completion, Sequence, Work};
+use crate::together::{Found, Made, Together};
 
 /// How long whoever completes a join may take to send its body, before
 /// another may do it.
@@ -32,17 +33,18 @@ pub trait Errbacks: Send + Sync {
     async fn call(&self, errback: Errback);
 }
 
-/// Makes effects happen, one after the other: the committer for any pair of
-/// broker and backend.
+/// Makes effects happen: one after the other on any pair of broker and backend,
+/// in one step where those are [together](Together).
 ///
 /// A crash between two effects leaves the delivery unsettled, so all of them
 /// are made again, which changes nothing more. That is why the delivery is
-/// settled by the caller, once this has returned.
+/// settled after all of them.
 #[derive(Clone)]
 pub struct Committer {
     pub(crate) env: Env,
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) together: Option<Arc<dyn Together>>,
 }
 
 impl std::fmt::Debug for Committer {
@@ -50,12 +52,15 @@ impl std::fmt::Debug for Committer {
         f.debug_struct("Committer")
             .field("broker", &self.broker)
             .field("backend", &self.backend)
+            .field("together", &self.together)
             .finish_non_exhaustive()
     }
 }
 
 impl Committer {
-    /// Makes the effects of `request` happen.
+    /// Makes the effects of `request` happen. A `delivery` that is to be
+    /// acknowledged may be given: where that is part of the same step, the
+    /// answer says what came of it; else it is left to the caller.
     ///
     /// # Errors
     /// The first error of the broker or the backend; everything must then be
@@ -65,9 +70,25 @@ impl Committer {
         request: &Request,
         effects: Vec<Effect>,
         errbacks: &dyn Errbacks,
+        delivery: Option<&Receipt>,
+    ) -> Result<Committed> {
+        let sequence = Sequence::new(request, effects);
+        match &self.together {
+            Some(together) => {
+                self.make(&**together, request, sequence, errbacks, delivery)
+                    .await
+            }
+            None => self.make_in_turn(request, sequence, errbacks).await,
+        }
+    }
+
+    async fn make_in_turn(
+        &self,
+        request: &Request,
+        mut sequence: Sequence,
+        errbacks: &dyn Errbacks,
     ) -> Result<Committed> {
         let mut batch = Vec::new();
-        let mut sequence = Sequence::new(request, effects);
         while let Some(work) = sequence.pop() {
             if !matches!(work, Work::Do(Effect::Publish(_))) {
                 self.publish(std::mem::take(&mut batch)).await?;
@@ -85,12 +106,8 @@ impl Committer {
                 Work::Do(Effect::Arrive(arrive)) => {
                     let (join, part) = (&arrive.join, &arrive.part);
                     let arrival = self.backend.arrive(join, part, JOIN_CLAIM).await?;
-                    if let Arrival::Claimed { retry_after } = arrival {
-                        tokio::time::sleep(retry_after.min(LOOK_AGAIN)).await;
-                    }
-                    if let Some(completion) = sequence.arrived(arrive, arrival) {
-                        sequence.push(self.see_through(request, completion).await?);
-                    }
+                    self.arrived(request, &mut sequence, arrive, arrival)
+                        .await?;
                 }
                 Work::Do(effect) => self.prepare(effect, &mut batch).await?,
                 Work::Close { join, claim } => {
@@ -101,7 +118,74 @@ impl Committer {
             }
         }
         self.publish(batch).await?;
-        Ok(Committed::All)
+        Ok(Committed::All { settled: None })
+    }
+
+    async fn make(
+        &self,
+        together: &dyn Together,
+        request: &Request,
+        mut sequence: Sequence,
+        errbacks: &dyn Errbacks,
+        delivery: Option<&Receipt>,
+    ) -> Result<Committed> {
+        loop {
+            let (mut work, errback, is_last) = stretch(&mut sequence);
+            let delivery = delivery.filter(|_| is_last);
+            let made = if work.is_empty() && delivery.is_none() {
+                Made::All { settled: None }
+            } else {
+                together.make(&work, delivery).await?
+            };
+            match made {
+                Made::All { settled } if is_last => return Ok(Committed::All { settled }),
+                Made::All { .. } => {
+                    if let Some(errback) = errback {
+                        errbacks.call(*errback).await;
+                    }
+                }
+                Made::Until { at, found } => {
+                    let errback = errback.map(|errback| Work::Do(Effect::Errback(errback)));
+                    let mut rest = work.drain(at.min(work.len())..);
+                    let stopped_at = rest.next();
+                    sequence.push(rest.chain(errback).collect());
+                    match (stopped_at, found) {
+                        (Some(Work::Do(Effect::Store(meta))), Found::Standing(standing)) => {
+                            if let Some(value) = sequence.superseded(&meta, &standing) {
+                                return Ok(Committed::Superseded(value));
+                            }
+                        }
+                        (Some(Work::Do(Effect::Arrive(arrive))), Found::Arrival(arrival)) => {
+                            self.arrived(request, &mut sequence, arrive, arrival)
+                                .await?;
+                        }
+                        (stopped_at, found) => {
+                            return Err(Error::Connection {
+                                operation: "backend.commit",
+                                reason: format!("{stopped_at:?} has found {found:?}"),
+                            });
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Goes on from what an arrival has found.
+    async fn arrived(
+        &self,
+        request: &Request,
+        sequence: &mut Sequence,
+        arrive: Box<Arrive>,
+        arrival: Arrival,
+    ) -> Result<()> {
+        if let Arrival::Claimed { retry_after } = arrival {
+            tokio::time::sleep(retry_after.min(LOOK_AGAIN)).await;
+        }
+        if let Some(completion) = sequence.arrived(arrive, arrival) {
+            sequence.push(self.see_through(request, completion).await?);
+        }
+        Ok(())
     }
 
     /// What is to be done about a join that is complete, or lost.
@@ -194,12 +278,32 @@ impl Committer {
     }
 }
 
+/// The next work that can be made in one step, an error callback that comes
+/// after it, and whether it is the last.
+fn stretch(sequence: &mut Sequence) -> (Vec<Work>, Option<Box<Errback>>, bool) {
+    /// A server does nothing else while it makes one step.
+    const MOST: usize = 512;
+    let mut work = Vec::new();
+    while work.len() < MOST {
+        match sequence.pop() {
+            Some(Work::Do(Effect::Errback(errback))) => return (work, Some(errback), false),
+            Some(next) => work.push(next),
+            None => return (work, None, true),
+        }
+    }
+    (work, None, false)
+}
+
 /// What became of the effects of a run.
 #[derive(Debug, Clone, PartialEq)]
 #[must_use = "what was superseded must be decided anew"]
 pub enum Committed {
     /// They were all made.
-    All,
+    All {
+        /// What became of the delivery, if it was acknowledged in the same
+        /// step.
+        settled: Option<Settled>,
+    },
     /// None was: another run of the same task has succeeded before with this
     /// value, which stands. What follows must follow from it.
     Superseded(Value),

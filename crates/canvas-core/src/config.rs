@@ -69,6 +69,9 @@ pub struct Config {
     /// backend and named in its message, instead of copied into it. None, the
     /// default except on `memory://`, copies as Celery does.
     pub continuation_reference_size: Option<usize>,
+    /// Whether what a run leaves is made in one step, where the broker and the
+    /// backend are one server that can do that. On.
+    pub commit_together: bool,
 }
 
 impl Default for Config {
@@ -93,6 +96,7 @@ impl Default for Config {
             worker_deduplicate_successful_tasks: true,
             visibility_timeout: Duration::from_secs(30),
             continuation_reference_size: None,
+            commit_together: true,
         }
     }
 }

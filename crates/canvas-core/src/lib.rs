@@ -52,6 +52,7 @@ mod signature;
 mod stamp;
 mod state;
 pub mod task;
+pub mod together;
 mod typed;
 
 pub use advance::{Outcome, advance};
@@ -79,6 +80,7 @@ pub use signature::{ChordParts, HeaderForm, Kwargs, Shape, Signature};
 pub use stamp::{StampingVisitor, Stamps};
 pub use state::State;
 pub use task::{Arguments, Failure, RetryPolicy, Task, TaskError, TaskOptions};
+pub use together::Together;
 pub use typed::{Sig, TypedResult, typed_chord, typed_group};
 
 /// What `#[task]` writes refers to. Not for use by hand.

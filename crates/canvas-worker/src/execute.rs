@@ -78,11 +78,27 @@ async fn request_run(node: &Node, delivery: Delivery, request: Arc<Request>, tur
         // What was acknowledged cannot be requeued, so it ends.
         *requeue &= late;
     }
-    let Some(how) = finish(node, request, outcome, launched).await else {
+    let receipt = late.then_some(&delivery.receipt);
+    let Some(ended) = finish(node, request, outcome, launched, receipt).await else {
         return;
     };
     if late {
-        settle(node, &delivery.receipt, how).await;
+        end(node, &delivery.receipt, ended).await;
+    }
+}
+
+/// How a delivery ends whose effects are made.
+enum Ended {
+    /// It was acknowledged with them.
+    Acknowledged(Settled),
+    /// In this way, which is still to be done.
+    Open(Settle),
+}
+
+async fn end(node: &Node, receipt: &Receipt, ended: Ended) {
+    match ended {
+        Ended::Acknowledged(settled) => landed(node, receipt, settled),
+        Ended::Open(how) => settle(node, receipt, how).await,
     }
 }
 
@@ -268,14 +284,16 @@ fn panicked(payload: &(dyn Any + Send)) -> TaskError {
     }))
 }
 
-/// Commits what follows, for as long as it takes; `None` if the worker was
-/// stopped meanwhile, and the message is to come again.
+/// Commits what follows, for as long as it takes, and the acknowledgement of
+/// `receipt` with it where that can be; `None` if the worker was stopped
+/// meanwhile, and the message is to come again.
 async fn finish(
     node: &Node,
     mut request: Arc<Request>,
     mut outcome: Outcome,
     launched: Vec<ResultTree>,
-) -> Option<Settle> {
+    receipt: Option<&Receipt>,
+) -> Option<Ended> {
     let committer = node.app.committer();
     let mut wait = Duration::from_millis(50);
     // Why what follows a success can never be committed.
@@ -284,10 +302,15 @@ async fn finish(
         let error = match decide(node, &mut request, &outcome, &launched).await {
             Ok(step) => {
                 let errbacks = CallHere { node };
-                match committer.commit(&request, step.effects, &errbacks).await {
-                    Ok(Committed::All) => return Some(step.settle),
+                let receipt = receipt.filter(|_| step.settle == Settle::Ack);
+                let committed = committer.commit(&request, step.effects, &errbacks, receipt);
+                match committed.await {
+                    Ok(Committed::All { settled }) => {
+                        let done = settled.map(Ended::Acknowledged);
+                        return Some(done.unwrap_or(Ended::Open(step.settle)));
+                    }
                     Ok(Committed::Superseded(_)) if hopeless.is_some() => {
-                        return hopeless.map(Settle::Reject);
+                        return hopeless.map(|reason| Ended::Open(Settle::Reject(reason)));
                     }
                     Ok(Committed::Superseded(value)) => {
                         tracing::info!(
@@ -312,7 +335,7 @@ async fn finish(
         if !error.is_retryable() {
             tracing::error!(%error, "what follows the task cannot be committed");
             if matches!(outcome, Outcome::Refused(_)) {
-                return Some(Settle::Reject(error.to_string()));
+                return Some(Ended::Open(Settle::Reject(error.to_string())));
             }
             let exception = ExceptionInfo::celery("BackendStoreError", error.to_string());
             outcome = Outcome::Refused(exception);
@@ -364,12 +387,20 @@ async fn complete(node: &Node, request: &mut Arc<Request>, all: bool) -> Result<
 
 async fn settle(node: &Node, receipt: &Receipt, how: Settle) {
     match node.broker().settle(receipt, how).await {
-        Ok(Settled::Done) => {}
-        Ok(Settled::Stale) => tracing::warn!(
+        Ok(settled) => landed(node, receipt, settled),
+        Err(error) => {
+            tracing::warn!(%error, "settling failed; the message will come again");
+            node.flights.landed(receipt);
+        }
+    }
+}
+
+fn landed(node: &Node, receipt: &Receipt, settled: Settled) {
+    if settled == Settled::Stale {
+        tracing::warn!(
             tag = %receipt.tag,
             "the lease had passed to another worker, which now has this task"
-        ),
-        Err(error) => tracing::warn!(%error, "settling failed; the message will come again"),
+        );
     }
     node.flights.landed(receipt);
 }
@@ -385,8 +416,10 @@ async fn malformed(node: &Node, delivery: &Delivery, info: DeliveryInfo, error: 
     let exception = ExceptionInfo::new("kombu.exceptions", kind, error.to_string());
     if let Some(request) = Request::salvage(&delivery.message, info) {
         let refused = Outcome::Refused(exception);
-        if let Some(how) = finish(node, Arc::new(request), refused, Vec::new()).await {
-            settle(node, &delivery.receipt, how).await;
+        let receipt = &delivery.receipt;
+        let finished = finish(node, Arc::new(request), refused, Vec::new(), Some(receipt));
+        if let Some(ended) = finished.await {
+            end(node, receipt, ended).await;
         }
         return;
     }

@@ -159,10 +159,25 @@ const FAULTS: [Fault; 5] = [
 /// time all must end as it does when all goes well, with the same messages,
 /// and what stands behind a join must run once.
 async fn sweep(canvas: fn() -> Signature, faults: &[Fault], once: &[&str], lease: Duration) {
-    let reference = run(canvas(), lease, Faults::none()).await;
+    for commit in COMMITS {
+        sweep_with(canvas, faults, once, lease, commit).await;
+    }
+}
+
+/// One effect after the other, and all of a run's in one step.
+const COMMITS: [fn(Faults) -> Faults; 2] = [|faults| faults, Faults::on_one_server];
+
+async fn sweep_with(
+    canvas: fn() -> Signature,
+    faults: &[Fault],
+    once: &[&str],
+    lease: Duration,
+    commit: fn(Faults) -> Faults,
+) {
+    let reference = run(canvas(), lease, commit(Faults::none())).await;
     for number in 0..reference.calls {
         for fault in faults {
-            let faults = Faults::at(number, *fault);
+            let faults = commit(Faults::at(number, *fault));
             let seen = run(canvas(), lease, faults.clone()).await;
             let what = faults.faults();
             assert_eq!(what.len(), 1, "call {number} was not made");
@@ -232,6 +247,7 @@ async fn a_chord_that_grows_survives_a_crash_at_every_call() {
 #[tokio::test(start_paused = true)]
 async fn a_chord_survives_faults_that_do_not_end() {
     for seed in 0..40 {
+        let commit = COMMITS[usize::from(seed % 2 == 1)];
         for canvas in [plain, failing, nested] {
             let reference = run(canvas(), LEASE, Faults::none()).await;
             let mut dice = fastrand::Rng::with_seed(seed);
@@ -239,6 +255,7 @@ async fn a_chord_survives_faults_that_do_not_end() {
                 let hit = dice.u8(..8) == 0;
                 hit.then(|| FAULTS[dice.usize(..FAULTS.len())])
             });
+            let faults = commit(faults);
             let seen = run(canvas(), LEASE, faults.clone()).await;
             assert_eq!(
                 seen.ends,
@@ -256,9 +273,12 @@ async fn a_chord_survives_faults_that_do_not_end() {
 async fn a_chord_whose_every_message_comes_twice_has_its_effects_once() {
     for canvas in [plain, failing, nested] {
         let reference = run(canvas(), LEASE, Faults::none()).await;
-        let doubled = run(canvas(), LEASE, Faults::plan(|_| Some(Fault::Twice))).await;
-        assert_eq!(doubled.ends, reference.ends);
-        assert_eq!(doubled.published, reference.published);
+        for commit in COMMITS {
+            let twice = commit(Faults::plan(|_| Some(Fault::Twice)));
+            let doubled = run(canvas(), LEASE, twice).await;
+            assert_eq!(doubled.ends, reference.ends);
+            assert_eq!(doubled.published, reference.published);
+        }
     }
 }
 

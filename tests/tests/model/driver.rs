@@ -49,8 +49,9 @@ async fn a_commit_makes_each_operation_after_all_before_it() {
         let before = faults.calls().len();
         let outcome = outcomes(&request).swap_remove(0);
         let step = advance(app.env(), &request, outcome, Vec::new(), Utc::now());
-        let committed = app.committer().commit(&request, step.effects, &Nobody);
-        assert_eq!(committed.await.unwrap(), Committed::All);
+        let committer = app.committer();
+        let committed = committer.commit(&request, step.effects, &Nobody, None);
+        assert_eq!(committed.await.unwrap(), Committed::All { settled: None });
         queue.settle(&delivery.receipt, step.settle).await.unwrap();
         let calls = faults.calls().split_off(before);
         let calls: Vec<&str> = calls.iter().map(|call| call.operation).collect();
