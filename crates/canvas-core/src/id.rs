@@ -89,8 +89,13 @@ pub enum Ids {
     /// Ids derived from one base, counted: what a worker uses, so that doing a
     /// step again after a crash gives the same ids.
     Derived {
-        /// The id of the task that publishes, with a label for the occasion.
-        base: Id,
+        /// The task that publishes.
+        task: Id,
+        /// A label for the occasion.
+        edge: Box<str>,
+        /// What the ids are derived from, once one was asked for: most tasks
+        /// publish nothing.
+        base: Option<Id>,
         /// How many ids were given out.
         given: u64,
     },
@@ -100,7 +105,9 @@ impl Ids {
     /// Ids derived from `task`, for one occasion (`edge`).
     pub fn derived(task: &Id, edge: &str) -> Self {
         Self::Derived {
-            base: task.derive(edge),
+            task: task.clone(),
+            edge: edge.into(),
+            base: None,
             given: 0,
         }
     }
@@ -109,8 +116,14 @@ impl Ids {
     pub fn fresh(&mut self) -> Id {
         match self {
             Self::Random => Id::random(),
-            Self::Derived { base, given } => {
+            Self::Derived {
+                task,
+                edge,
+                base,
+                given,
+            } => {
                 *given += 1;
+                let base = base.get_or_insert_with(|| task.derive(edge));
                 base.derive(&given.to_string())
             }
         }

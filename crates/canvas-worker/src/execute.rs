@@ -56,7 +56,7 @@ async fn request_run(node: &Node, delivery: Delivery, request: Arc<Request>, tur
         () = node.reached(Phase::Warm) => return settle(node, &delivery.receipt, Settle::Requeue).await,
         slot = turn => slot,
     };
-    let Some(_slot) = slot else { return };
+    let Some(slot) = slot else { return };
     // It may be the slot of a task that shutting down has just stopped, seen
     // before the news of that.
     if node.is_shutting_down() {
@@ -74,6 +74,8 @@ async fn request_run(node: &Node, delivery: Delivery, request: Arc<Request>, tur
         Some(outcome) => outcome,
         None => run(node, &request, &seat).await,
     };
+    // It is for what runs: another may run while this one's end is stored.
+    drop(slot);
     if let Outcome::Error(TaskError::Reject { requeue, .. }) = &mut outcome {
         // What was acknowledged cannot be requeued, so it ends.
         *requeue &= late;

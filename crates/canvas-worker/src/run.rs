@@ -132,6 +132,7 @@ pub(crate) async fn run(
     mut consumer: Box<dyn Consumer>,
     mut commands: Option<Box<dyn Subscription>>,
 ) {
+    // Boxed, as they are large and would be copied from place to place.
     let mut tasks = JoinSet::new();
     let mut hold = Hold::default();
     let taken = node.held.lock().ok().and_then(|mut held| held.take());
@@ -151,14 +152,14 @@ pub(crate) async fn run(
             }
             delivery = hold.due(), if hold.len() > 0 => {
                 let turn = line_up(&node).await;
-                tasks.spawn(execute::delivery(node.clone(), delivery, turn));
+                tasks.spawn(Box::pin(execute::delivery(node.clone(), delivery, turn)));
                 prefetch(&node, &mut *consumer, hold.len()).await;
             }
             received = consumer.next() => match received {
                 Ok(Some(delivery)) => {
                     node.flights.took_off(&delivery.receipt);
                     let turn = line_up(&node).await;
-                    tasks.spawn(execute::delivery(node.clone(), delivery, turn));
+                    tasks.spawn(Box::pin(execute::delivery(node.clone(), delivery, turn)));
                     while tasks.try_join_next().is_some() {}
                 }
                 Ok(None) => break,
