@@ -1,7 +1,9 @@
 //! What the benchmarks of canvas share: tasks that do next to nothing, so that
 //! what is measured is canvas.
 
+pub mod ceiling;
 mod gauge;
+pub mod side;
 
 pub use gauge::Gauge;
 

@@ -13,11 +13,14 @@ by environment variables:
     where to write what became of each test, as JSON.
 ``INTEROP_TIMEOUT``
     no test may take more seconds than this, whatever its own mark says.
+``INTEROP_LOG``
+    a file that the worker logs to; where this process does, if it is not set.
 ``INTEROP_PART``
     ``2/4`` for the third of four parts of the tests; all, if it is not set.
 """
 
 import contextlib
+import gc
 import json
 import os
 import shlex
@@ -51,7 +54,10 @@ def start_worker(app, concurrency=1, pool="solo", perform_ping_check=True, **_):
     command += ["--broker", app.conf.broker_url, "--backend", app.conf.result_backend]
     # The tests ask the node by this name.
     command += ["--concurrency", str(concurrency), "--hostname", anon_nodename()]
-    worker = subprocess.Popen(command)
+    # Enough to see from it why a test has failed.
+    says = {"RUST_LOG": "debug", "NO_COLOR": "1"}
+    with open(os.environ.get("INTEROP_LOG") or os.dup(2), "a", encoding="utf-8") as log:
+        worker = subprocess.Popen(command, env=says | os.environ, stdout=log, stderr=log)
     try:
         with allow_join_result():
             assert ping.delay().get(timeout=30) == "pong"
@@ -152,6 +158,15 @@ class Outcomes:
             if not seconds or seconds > limit:
                 item.add_marker(pytest.mark.timeout(limit), append=False)
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self):
+        """Closes the connections that applications of tests before have left.
+
+        Some tests compare what the server's clients listen to before and after
+        a step, so this must not happen in between.
+        """
+        gc.collect()
+
     def pytest_runtest_logreport(self, report):
         outcome = report.outcome
         if hasattr(report, "wasxfail"):
@@ -180,4 +195,5 @@ class Outcomes:
 
 
 def pytest_configure(config):
+    gc.disable()
     config.pluginmanager.register(Outcomes(), "interop-outcomes")

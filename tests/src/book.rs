@@ -154,6 +154,9 @@ mod rules_of_thumb {}
 #[doc = include_str!("../../docs/src/worker.md")]
 mod worker {}
 
+#[doc = include_str!("../../docs/src/references.md")]
+mod references {}
+
 #[doc = include_str!("../../docs/src/configuration.md")]
 mod configuration {}
 

@@ -1,8 +1,10 @@
 //! Tests across the crates of canvas, and what they share.
 
 pub mod faults;
+pub mod faults_redis;
 pub mod interop;
 pub mod random;
+pub mod redis_server;
 pub mod support;
 pub mod undeferring;
 

@@ -201,14 +201,8 @@ impl Part {
         let (log, report) = (folder.join("pytest.log"), folder.join("report.json"));
         let _ = fs::remove_file(&report);
         let mut pytest = celery.command(&redis);
-        pytest.args([
-            "-m",
-            "pytest",
-            "-p",
-            "outside_worker",
-            "-p",
-            "no:cacheprovider",
-        ]);
+        pytest.args(["-m", "pytest", "-p", "no:cacheprovider"]);
+        pytest.args(["-p", "outside_worker", "-p", "post_mortem"]);
         // What Celery fails at may well work here.
         pytest.args(["-q", "--tb=short", "-o", "xfail_strict=false"]);
         pytest.args(SUITE);
@@ -219,6 +213,9 @@ impl Part {
         pytest.env("INTEROP_PART", format!("{part}/{parts}"));
         pytest.env("INTEROP_EXCLUDED", here("excluded.txt"));
         pytest.env("INTEROP_REPORT", &report);
+        let worker_log = folder.join("worker.log");
+        let _ = fs::remove_file(&worker_log);
+        pytest.env("INTEROP_LOG", worker_log);
         let output = fs::File::create(&log).map_err(|e| format!("{}: {e}", log.display()))?;
         let errors = output.try_clone().map_err(|e| e.to_string())?;
         pytest.stdin(Stdio::null()).stdout(output).stderr(errors);

@@ -3,6 +3,7 @@
 mod bench;
 mod book;
 mod ci;
+mod faults;
 mod golden;
 mod interop;
 mod run;
@@ -22,8 +23,10 @@ cargo xtask VERB
   ci       exactly what CI checks: format, lints, features, docs, tidy,
            licences, and then `test`
   tidy     the house rules that no compiler checks
-  bench    the benchmarks, with a summary in target/bench/. After `--` come
-           arguments of criterion, such as a filter.
+  bench    the benchmarks, and canvas beside Celery on one Redis, with summaries
+           in target/bench/. `--side` is only the second; so are `--quick` and
+           `--only NAME` (enqueue, drain, latency, chord, chain, memory, bytes).
+           Anything else is for criterion, such as a filter.
   golden   records the golden files of tests/golden/ anew, from Celery itself
   services up|down|status|env [NAME…]
            the servers that tests talk to, on ports of their own; `env` prints
@@ -32,6 +35,10 @@ cargo xtask VERB
            `--filter K` chooses among them, `--stock` leaves Celery's worker in
            place; `--reverse` and `--mixed` test the other way round, and both
            workers on one queue. Needs Python and a network.
+  faults redis
+           chords under load while workers are killed, connections cut and Redis
+           is stopped; counts, and fails if anything is lost or done twice. Five
+           minutes; `--seconds 10` is shorter, `--only SCENARIO` is one of them.
   book     builds the book in docs/
   help     this text
 ";
@@ -50,6 +57,7 @@ fn main() -> ExitCode {
         "golden" => golden::golden(),
         "interop" => interop::interop(&extra),
         "services" => services::services(&extra),
+        "faults" => faults::faults(&extra),
         "book" => book::book(),
         "help" | "-h" | "--help" => {
             print!("{HELP}");

@@ -1,7 +1,9 @@
 //! Running commands one after the other, with a tally of what passed.
 
 use std::ffi::OsStr;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -76,6 +78,32 @@ impl Tally {
         self.count(what, started, counted);
     }
 
+    /// Starts a command that counts as one and mostly waits, beside others.
+    /// What it prints is kept in `log` until it is [taken in](Self::take_in).
+    pub(crate) fn beside(mut command: Command, log: PathBuf) -> Result<Beside, String> {
+        let what = announce(&command);
+        println!("  beside what follows; it prints to {}\n", log.display());
+        let failed = |e: std::io::Error| format!("{}: {e}", log.display());
+        let output = File::create(&log).map_err(failed)?;
+        command.stderr(output.try_clone().map_err(failed)?);
+        // It ends when its input does, should this program end first.
+        command.stdin(Stdio::piped()).stdout(output);
+        Ok(Beside {
+            child: spawn(&mut command)?,
+            started: Instant::now(),
+            what,
+            log,
+        })
+    }
+
+    /// Waits for what runs beside, and shows what it has printed.
+    pub(crate) fn take_in(&mut self, beside: Beside, limit: Duration) {
+        let ended = wait(beside.child, limit).and_then(accept);
+        println!("$ {}", beside.what);
+        print!("{}", fs::read_to_string(&beside.log).unwrap_or_default());
+        self.count(beside.what, beside.started, ended.map(|()| (1, 0)));
+    }
+
     fn count(&mut self, what: String, started: Instant, outcome: Result<(u64, u64), String>) {
         let took = started.elapsed();
         let (passed, failed) = outcome.unwrap_or_else(|reason| {
@@ -106,6 +134,14 @@ impl Tally {
         }
         Ok(())
     }
+}
+
+/// A command that runs beside others.
+pub(crate) struct Beside {
+    what: String,
+    child: Child,
+    started: Instant,
+    log: PathBuf,
 }
 
 /// Prints a command as one would type it.

@@ -1,5 +1,6 @@
 //! `cargo xtask test`: the whole proof, on a clean clone with only Rust.
 
+use std::process::Command;
 use std::time::Duration;
 
 use crate::bench::BENCHES;
@@ -11,6 +12,9 @@ const EXAMPLE: Duration = Duration::from_secs(120);
 
 /// The scale run has a million tasks to do, on whatever machine this is.
 const SCALE: Duration = Duration::from_secs(1200);
+
+/// Celery's tests take five minutes, of which most is waiting.
+const INTEROP: Duration = Duration::from_secs(1800);
 
 pub(crate) fn test(extra: &[String]) -> Result<(), String> {
     let mut tally = Tally::default();
@@ -34,6 +38,9 @@ pub(crate) fn proof(tally: &mut Tally) -> Result<(), String> {
     let mut tests = cargo_test(&[]);
     tests.env("CANVAS_CELERY_PYTHON", interop::python()?);
     tally.tests(tests);
+    // Celery's own tests mostly wait.
+    let log = workspace::target()?.join("interop/suite.log");
+    let suite = Tally::beside(xtask("interop")?, log)?;
     for example in examples()? {
         tally.check(cargo(&format!("run --quiet --example {example}")), EXAMPLE);
     }
@@ -42,10 +49,22 @@ pub(crate) fn proof(tally: &mut Tally) -> Result<(), String> {
         tally.check(cargo(&format!("test --quiet --bench {bench}")), SCALE);
     }
     tally.check(cargo("run --quiet --example scale"), SCALE);
+    tally.take_in(suite, INTEROP);
+    tally.check(xtask("interop --reverse")?, INTEROP);
+    tally.check(xtask("interop --mixed")?, INTEROP);
+    tally.check(xtask("faults redis --seconds 10")?, INTEROP);
     Ok(())
 }
 
-fn cargo_test(extra: &[String]) -> std::process::Command {
+/// Another verb of this program.
+fn xtask(line: &str) -> Result<Command, String> {
+    let itself = std::env::current_exe().map_err(|e| e.to_string())?;
+    let mut command = Command::new(itself);
+    command.args(line.split_whitespace());
+    Ok(command)
+}
+
+fn cargo_test(extra: &[String]) -> Command {
     // All failures are worth knowing, and the sum needs every test to run. In
     // the root of the workspace this is all of it, unless `extra` says less.
     let mut command = cargo("test --no-fail-fast");

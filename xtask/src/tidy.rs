@@ -122,7 +122,11 @@ fn in_arrows(package: &Package, all: &[Package]) -> Vec<String> {
     let name = package.name.as_str();
     let allowed = |need: &str| match name {
         "canvas-core" | "canvas-macros" => false,
-        "canvas-worker" | "canvas-conformance" => need == "canvas-core",
+        "canvas-worker" | "canvas-conformance" | "canvas-redis" => need == "canvas-core",
+        // Its two drivers, and nobody else, know what they share.
+        "canvas-broker-redis" | "canvas-backend-redis" => {
+            ["canvas-core", "canvas-redis"].contains(&need)
+        }
         _ if name.starts_with("canvas-broker-") || name.starts_with("canvas-backend-") => {
             need == "canvas-core"
         }

@@ -14,6 +14,14 @@ local id, place, part, is_success = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
 local lease, life, asker = ARGV[5], ARGV[6], ARGV[7]
 local member = id .. ':' .. place
 
+-- What is kept of the join; in one look, as most arrivals find nothing special.
+local held, expected, grown_by = unpack(redis.call('MGET', claim, size, growth))
+local wanted, failed, left_over, succeeded, counted =
+    unpack(redis.call('HMGET', quorum, 'quorum', 'failed', 'left', 'successes', 'counted'))
+
+-- The keys whose life starts anew, besides those that any arrival touches.
+local touched = {}
+
 -- Adds the member, if it has not arrived before.
 local function count()
     if redis.call('SADD', arrived, member) == 0 then
@@ -22,22 +30,32 @@ local function count()
     -- One task may be a member at two places, with the same result: Celery's
     -- script then has one part for both, and never sees the join complete. A
     -- space at the end is no part of the JSON.
-    while redis.call('ZSCORE', parts, part) do
+    while redis.call('ZADD', parts, 'NX', place, part) == 0 do
         part = part .. ' '
     end
-    redis.call('ZADD', parts, place, part)
     if not is_success then
         redis.call('HSET', quorum, 'failed', 1)
+        failed = true
     end
     return true
 end
 
 local function renew()
     if life ~= '0' then
-        for _, key in ipairs(KEYS) do
-            if key ~= claim and key ~= group then
-                redis.call('PEXPIRE', key, life)
-            end
+        touched[#touched + 1] = parts
+        touched[#touched + 1] = arrived
+        if expected then
+            touched[#touched + 1] = size
+        end
+        if grown_by then
+            touched[#touched + 1] = growth
+            touched[#touched + 1] = grown
+        end
+        if wanted or failed then
+            touched[#touched + 1] = quorum
+        end
+        for _, key in ipairs(touched) do
+            redis.call('PEXPIRE', key, life)
         end
     end
     if ARGV[10] ~= '0' then
@@ -64,12 +82,26 @@ local function successes()
     return found
 end
 
-local held = redis.call('GET', claim)
+local function now()
+    local time = redis.call('TIME')
+    return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- The member that asks for the size has arrived: the join was closed between
+-- two of its questions.
+if held == 'done' then
+    local watcher, deadline = unpack(redis.call('HMGET', waits, 'member', 'until'))
+    if watcher == member and now() < tonumber(deadline) then
+        redis.call('DEL', waits)
+        return { 'closed' }
+    end
+end
 
 -- What a join that failed has left to be looked into is in the way when the
 -- same canvas is sent again.
-if (not held or held == 'done') and redis.call('HEXISTS', quorum, 'left') == 1 then
+if left_over and (not held or held == 'done') then
     redis.call('DEL', parts, quorum)
+    wanted, failed, succeeded, counted = nil, nil, nil, nil
 end
 if held == 'done' then
     -- A Python process that sends the same canvas again opens the join anew
@@ -80,7 +112,6 @@ if held == 'done' then
     end
     return { 'closed' }
 end
-local expected = redis.call('GET', size)
 
 if held and not expected then
     -- Celery drops the size once it has failed the body.
@@ -109,8 +140,7 @@ if not expected then
     if grace == 0 then
         return { 'missing' }
     end
-    local now = redis.call('TIME')
-    now = now[1] * 1000 + math.floor(now[2] / 1000)
+    local now = now()
     local is_new = count()
     local watcher = redis.call('HGET', waits, 'member')
     local deadline = tonumber(redis.call('HGET', waits, 'until') or 0)
@@ -121,6 +151,7 @@ if not expected then
         deadline = now + grace
         redis.call('HSET', waits, 'member', watcher, 'until', string.format('%d', deadline))
     end
+    touched[#touched + 1] = waits
     renew()
     if watcher and now >= deadline then
         return { 'missing' }
@@ -130,8 +161,8 @@ if not expected then
     return { 'waiting', redis.call('ZCARD', parts), 0 }
 end
 
-expected = tonumber(expected) + tonumber(redis.call('GET', growth) or 0)
-local enough = tonumber(redis.call('HGET', quorum, 'quorum') or expected)
+expected = tonumber(expected) + tonumber(grown_by or 0)
+local enough = tonumber(wanted or expected)
 local present = redis.call('ZCARD', parts)
 if present == 0 then
     -- Left from an earlier run of the same canvas, which Celery cleared away.
@@ -139,9 +170,9 @@ if present == 0 then
 end
 local good = 0
 if enough < expected then
-    good = tonumber(redis.call('HGET', quorum, 'successes') or 0)
+    good = tonumber(succeeded or 0)
     -- A Python worker does not count successes.
-    if tonumber(redis.call('HGET', quorum, 'counted') or 0) ~= present then
+    if tonumber(counted or 0) ~= present then
         good = successes()
     end
 end
@@ -171,5 +202,6 @@ if was_complete and number == 1 then
     number = redis.call('INCR', claims)
 end
 redis.call('SET', claim, 'canvas:' .. number .. ':' .. asker, 'PX', lease)
+touched[#touched + 1] = claims
 renew()
 return complete()

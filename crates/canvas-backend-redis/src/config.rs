@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use canvas_redis::{SentinelOptions, ServerOptions};
+
 /// Settings of a [`RedisBackend`](crate::RedisBackend), apart from its URL.
 ///
 /// ```
@@ -42,6 +44,8 @@ pub struct RedisBackendConfig {
     /// How long an answer may take, before the connection counts as dead.
     /// 5 seconds by default.
     pub response_timeout: Duration,
+    /// What the sentinels of a `sentinel://` URL must be told.
+    pub sentinel: SentinelOptions,
     /// How long a call is tried again through lost connections, before it
     /// fails. 15 seconds by default.
     pub retry_for: Duration,
@@ -57,6 +61,15 @@ impl RedisBackendConfig {
             ..Self::default()
         }
     }
+
+    pub(crate) fn server(&self) -> ServerOptions {
+        ServerOptions {
+            port: "backend",
+            connect_timeout: self.connect_timeout,
+            response_timeout: self.response_timeout,
+            sentinel: self.sentinel.clone(),
+        }
+    }
 }
 
 impl Default for RedisBackendConfig {
@@ -70,6 +83,7 @@ impl Default for RedisBackendConfig {
             look_again: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(5),
             response_timeout: Duration::from_secs(5),
+            sentinel: SentinelOptions::default(),
             retry_for: Duration::from_secs(15),
         }
     }

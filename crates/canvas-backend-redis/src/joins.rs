@@ -7,6 +7,7 @@ use canvas_core::{Id, Result, State, json};
 use redis::{FromRedisValue, ParsingError, Value};
 
 use crate::RedisBackend;
+use crate::config::RedisBackendConfig;
 use crate::script::{self, ARRIVE, CLOSE, GROW, OPEN};
 
 /// Celery remembers a closed join for at least this long.
@@ -67,20 +68,18 @@ impl RedisBackend {
             keys.grown,
             keys.waits,
         ]);
-        let place = part.index.map_or("+inf".to_owned(), |i| i.to_string());
+        let life = Life::of(&self.config);
         arrive
             .arg(part.task_id.as_str())
-            .arg(place)
+            .arg(place(part))
             .arg(encode(part)?)
             .arg(u8::from(part.is_ok()))
             .arg(script::millis(lease))
-            .arg(script::life(self.config.join_expires))
-            // The same through all attempts at this call, so that one whose
-            // answer was lost is not told that somebody else has the claim.
-            .arg(format!("{:016x}", fastrand::u64(..)))
+            .arg(life.join)
+            .arg(asker())
             .arg(script::life(Some(self.config.header_grace)))
-            .arg(self.remembered())
-            .arg(self.group_life());
+            .arg(life.closed)
+            .arg(life.group);
         let arrive = &arrive;
         let found: Found = self
             .link
@@ -93,7 +92,7 @@ impl RedisBackend {
 
     pub(crate) async fn close(&self, join: &Id, claim: u64) -> Result<bool> {
         let mut close = CLOSE.key(&self.keys.join(join).own());
-        close.arg(claim).arg(self.remembered());
+        close.arg(claim).arg(Life::of(&self.config).closed);
         let close = &close;
         self.link
             .call("backend.close_join", |mut redis| async move {
@@ -101,28 +100,49 @@ impl RedisBackend {
             })
             .await
     }
+}
 
-    fn remembered(&self) -> u64 {
-        match script::life(self.config.join_expires) {
-            0 => 0,
-            life => life.max(script::millis(REMEMBERED)),
-        }
-    }
+/// How long what belongs to a join lives, as the scripts take it.
+pub(crate) struct Life {
+    pub(crate) join: u64,
+    /// Of the note that it was closed.
+    pub(crate) closed: u64,
+    /// Of the shape of its header, which is also read by users: no shorter than
+    /// results.
+    pub(crate) group: u64,
+}
 
-    /// The shape of a header is also read by users: it lives no shorter than
-    /// results do.
-    fn group_life(&self) -> u64 {
-        let results = script::life(self.config.result_expires);
-        match script::life(self.config.join_expires) {
-            0 => 0,
-            _ if results == 0 => 0,
-            joins => joins.max(results),
+impl Life {
+    pub(crate) fn of(config: &RedisBackendConfig) -> Self {
+        let results = script::life(config.result_expires);
+        match script::life(config.join_expires) {
+            0 => Self {
+                join: 0,
+                closed: 0,
+                group: 0,
+            },
+            join => Self {
+                join,
+                closed: join.max(script::millis(REMEMBERED)),
+                group: if results == 0 { 0 } else { join.max(results) },
+            },
         }
     }
 }
 
+/// The place of a member as Celery scores it.
+pub(crate) fn place(part: &Part) -> String {
+    part.index.map_or("+inf".to_owned(), |i| i.to_string())
+}
+
+/// Who arrives: the same through all attempts at one call, so that one whose
+/// answer was lost is not told that somebody else has the claim.
+pub(crate) fn asker() -> String {
+    format!("{:016x}", fastrand::u64(..))
+}
+
 /// A part as Celery keeps it; its place is kept beside it.
-fn encode(part: &Part) -> Result<Vec<u8>> {
+pub(crate) fn encode(part: &Part) -> Result<Vec<u8>> {
     let kept = (1, &part.task_id, &part.state, &part.result);
     json::write(&kept, "the result of a member of a chord")
 }
@@ -145,7 +165,7 @@ fn decode(text: &[u8], place: f64) -> Result<Part> {
 }
 
 /// What the script answers.
-enum Found {
+pub(crate) enum Found {
     Arrival(Arrival),
     Complete {
         claim: u64,
@@ -154,7 +174,7 @@ enum Found {
 }
 
 impl Found {
-    fn read(self) -> Result<Arrival> {
+    pub(crate) fn read(self) -> Result<Arrival> {
         let (claim, parts) = match self {
             Self::Arrival(arrival) => return Ok(arrival),
             Self::Complete { claim, parts } => (claim, parts),

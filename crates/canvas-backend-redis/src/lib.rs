@@ -39,6 +39,9 @@
 //! | ….`q`, ….`n`, ….`g`, ….`w` | ours: quorum, number of claims, who has added members, who waits for `.s` |
 //! | `canvas-ref-<key>` | ours: a continuation that messages refer to |
 //!
+//! Python workers read the last of these with `python/canvas_references.py`, a
+//! module in this crate: `celery -A shop worker -I canvas_references`.
+//!
 //! A Python worker knows nothing of a quorum: it completes a join when all
 //! members are there.
 //!
@@ -65,9 +68,10 @@ mod config;
 mod connection;
 mod joins;
 mod keys;
+mod retell;
 mod script;
-mod server;
 mod store;
+mod together;
 mod watch;
 
 use std::fmt;
@@ -77,15 +81,18 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use canvas_core::backend::{Arrival, Backend, BackendInfo, JoinSpec, Part, Stored};
-use canvas_core::{Id, Result, ResultTree, TaskMeta};
+use canvas_core::{Broker, Id, Result, ResultTree, TaskMeta, Together};
+use canvas_redis::{Companion, Server};
 use futures_util::stream::BoxStream;
 
 use crate::connection::Link;
 use crate::keys::Keys;
-use crate::server::Server;
+use crate::retell::Retell;
+use crate::together::OneServer;
 use crate::watch::Watches;
 
 pub use crate::config::RedisBackendConfig;
+pub use canvas_redis::SentinelOptions;
 
 /// Keeps results in Redis, and joins chords there.
 pub struct RedisBackend {
@@ -93,26 +100,38 @@ pub struct RedisBackend {
     keys: Keys,
     config: RedisBackendConfig,
     watches: Arc<Watches>,
+    retell: Arc<Retell>,
 }
 
 impl RedisBackend {
     /// A backend that connects when it is first used.
     ///
-    /// URLs are Celery's: `redis://[[user]:password@]host[:port][/db]`, or
-    /// `redis+socket://[[user]:password@]/path[?virtual_host=db]`, where
-    /// `socket://` and `unix://` say the same.
+    /// URLs are Celery's:
+    ///
+    /// * `redis://[[user]:password@]host[:port][/db]`
+    /// * `rediss://…`, the same with TLS, with the feature `tls`. Celery's
+    ///   parameters set it up: `ssl_cert_reqs` (`required` unless it is
+    ///   `none`), `ssl_ca_certs` (by default the authorities of the system),
+    ///   `ssl_certfile`, `ssl_keyfile` and `ssl_check_hostname`.
+    /// * `redis+socket://[[user]:password@]/path[?virtual_host=db]`, where
+    ///   `socket://` and `unix://` say the same
+    /// * `sentinel://[[user]:password@]host[:port][/db]?master_name=…[;sentinel://…]`:
+    ///   the master that the sentinels name, also after a failover. User and
+    ///   password are for the master; see [`SentinelOptions`].
     ///
     /// # Errors
     /// [`Error::Config`](canvas_core::Error::Config) and
     /// [`Error::UnknownScheme`](canvas_core::Error::UnknownScheme) for a URL
     /// that makes no sense;
-    /// [`Error::Unsupported`](canvas_core::Error::Unsupported) for `rediss://`
-    /// and `sentinel://`.
+    /// [`Error::Unsupported`](canvas_core::Error::Unsupported) for TLS that is
+    /// not compiled in.
     pub fn new(url: &str, config: RedisBackendConfig) -> Result<Arc<Self>> {
-        let link = Arc::new(Link::new(Server::parse(url)?, &config));
+        let server = Server::new(url, config.server())?;
+        let link = Arc::new(Link::new(server, config.retry_for));
         let keys = Keys::new(&config.global_keyprefix);
         let watches = Watches::new(link.clone(), keys.clone(), &config);
         Ok(Arc::new(Self {
+            retell: Retell::new(link.clone()),
             link,
             keys,
             config,
@@ -194,5 +213,19 @@ impl Backend for RedisBackend {
 
     async fn close_join(&self, join: &Id, claim: u64) -> Result<bool> {
         self.close(join, claim).await
+    }
+
+    fn together(&self, broker: &dyn Broker) -> Option<Arc<dyn Together>> {
+        let queues = *broker.companion()?.downcast::<Companion>().ok()?;
+        if queues.server_id() != self.server_id() {
+            return None;
+        }
+        Some(Arc::new(OneServer::new(
+            self.link.clone(),
+            self.keys.clone(),
+            self.config.clone(),
+            queues,
+            self.retell.clone(),
+        )))
     }
 }

@@ -5,14 +5,33 @@ use std::time::Duration;
 
 use redis::Script;
 
-pub(crate) static STORE: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("store.lua")));
-pub(crate) static OPEN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("open.lua")));
+const STORE_SOURCE: &str = include_str!("store.lua");
+const OPEN_SOURCE: &str = include_str!("open.lua");
+const ARRIVE_SOURCE: &str = include_str!("arrive.lua");
+const CLOSE_SOURCE: &str = include_str!("close.lua");
+
+pub(crate) static STORE: LazyLock<Script> = LazyLock::new(|| Script::new(STORE_SOURCE));
+pub(crate) static OPEN: LazyLock<Script> = LazyLock::new(|| Script::new(OPEN_SOURCE));
 pub(crate) static GROW: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("grow.lua")));
-pub(crate) static ARRIVE: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("arrive.lua")));
-pub(crate) static CLOSE: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("close.lua")));
+pub(crate) static ARRIVE: LazyLock<Script> = LazyLock::new(|| Script::new(ARRIVE_SOURCE));
+pub(crate) static CLOSE: LazyLock<Script> = LazyLock::new(|| Script::new(CLOSE_SOURCE));
+pub(crate) static RETELL: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("retell.lua")));
+
+/// Makes all that runs have left; `ack` is the script that ends deliveries.
+pub(crate) fn commit(ack: &str) -> Script {
+    // Each script is a function of its keys and arguments.
+    let functions = [
+        ("store", STORE_SOURCE),
+        ("open", OPEN_SOURCE),
+        ("arrive", ARRIVE_SOURCE),
+        ("close", CLOSE_SOURCE),
+        ("ack", ack),
+    ];
+    let functions = functions
+        .map(|(name, source)| format!("local function {name}(KEYS, ARGV)\n{source}\nend\n"));
+    Script::new(&(functions.concat() + include_str!("commit.lua")))
+}
 
 /// A time as the scripts take it: in milliseconds, at least one.
 pub(crate) fn millis(time: Duration) -> u64 {

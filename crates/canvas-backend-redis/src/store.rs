@@ -9,6 +9,7 @@ use serde::Deserialize;
 use crate::RedisBackend;
 use crate::connection::Link;
 use crate::keys::Keys;
+use crate::retell::Retell;
 use crate::script::{self, STORE};
 
 /// How many keys one command names at most, so that it holds up others for no
@@ -29,6 +30,9 @@ impl RedisBackend {
                 store.invoke_async(&mut redis).await
             })
             .await?;
+        if written && Retell::is_for(meta) {
+            self.retell.later([self.keys.result(&meta.task_id)]);
+        }
         Ok(if written {
             Stored::Written
         } else {
@@ -55,17 +59,7 @@ impl RedisBackend {
     }
 
     pub(crate) async fn store_group(&self, group: &ResultTree) -> Result<()> {
-        let what = format!("the shape of group {}", group.id);
-        let depth = depth(group);
-        if depth > MAX_DEPTH {
-            return Err(Error::Encoding {
-                action: "encode",
-                what,
-                reason: format!("nested {depth} deep; at most {MAX_DEPTH} could be read again"),
-            });
-        }
-        let saved = serde_json::json!({ "result": group.to_value() });
-        let set = self.set(self.keys.group(&group.id), &json::write(&saved, &what)?);
+        let set = self.set(self.keys.group(&group.id), &group_text(group)?);
         self.query("backend.save_group", &set).await
     }
 
@@ -122,6 +116,21 @@ impl RedisBackend {
             })
             .await
     }
+}
+
+/// A group as Celery keeps it.
+pub(crate) fn group_text(group: &ResultTree) -> Result<Vec<u8>> {
+    let what = format!("the shape of group {}", group.id);
+    let depth = depth(group);
+    if depth > MAX_DEPTH {
+        return Err(Error::Encoding {
+            action: "encode",
+            what,
+            reason: format!("nested {depth} deep; at most {MAX_DEPTH} could be read again"),
+        });
+    }
+    let saved = serde_json::json!({ "result": group.to_value() });
+    json::write(&saved, &what)
 }
 
 /// What is stored of tasks, in the order asked for.

@@ -12,19 +12,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use canvas_core::{Error, Id, Result, State, TaskMeta};
+use canvas_redis::{Backoff, Fault, Live};
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
-use redis::RedisError;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, FromRedisValue, ProtocolVersion, PushInfo, PushKind};
+use redis::{FromRedisValue, PushInfo, PushKind};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::config::RedisBackendConfig;
-use crate::connection::{self, Backoff, Health, Link};
+use crate::connection::Link;
 use crate::keys::Keys;
-use crate::server::Server;
 use crate::store;
 
 /// How many channels one command names at most.
@@ -37,12 +36,8 @@ const OPERATION: &str = "backend.watch";
 pub(crate) struct Watches {
     link: Arc<Link>,
     keys: Keys,
-    /// The same server, spoken to so that commands and messages may mix.
-    server: Server,
-    config: AsyncConnectionConfig,
     look_again: Duration,
     retry_for: Duration,
-    health: Health,
     list: Mutex<List>,
 }
 
@@ -74,11 +69,8 @@ enum Change {
 impl Watches {
     pub(crate) fn new(link: Arc<Link>, keys: Keys, config: &RedisBackendConfig) -> Self {
         Self {
-            server: link.server().clone().speaking(ProtocolVersion::RESP3),
-            config: connection::settings(config),
             look_again: config.look_again,
             retry_for: config.retry_for,
-            health: Health::new("waiting for results"),
             list: Mutex::default(),
             link,
             keys,
@@ -138,29 +130,19 @@ impl Watches {
     /// Keeps the connection for as long as somebody waits.
     async fn run(self: Arc<Self>, mut changes: mpsc::UnboundedReceiver<Change>) {
         let mut lost_at = None;
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new();
         loop {
             let mut began_well = false;
-            let Err(end) = self.session(&mut changes, &mut began_well).await else {
+            let Err(fault) = self.session(&mut changes, &mut began_well).await else {
                 return;
             };
             if began_well {
-                (lost_at, backoff) = (None, Backoff::default());
+                (lost_at, backoff) = (None, Backoff::new());
             }
-            let wait = backoff.next();
+            let wait = backoff.pause();
             let lost_for = lost_at.get_or_insert_with(Instant::now).elapsed();
-            match end {
-                End::Lost(error) => {
-                    self.health.down(&self.server, &error);
-                    if !connection::is_passing(&error) || lost_for + wait > self.retry_for {
-                        self.give_up(&Error::Connection {
-                            operation: OPERATION,
-                            reason: connection::explain(&self.server, &error, lost_for),
-                        });
-                    }
-                }
-                // Tried again for long enough.
-                End::Failed(error) => self.give_up(&error),
+            if matches!(fault, Fault::Refused(_)) || lost_for + wait > self.retry_for {
+                self.give_up(&fault.after(lost_for));
             }
             if self.is_over() {
                 return;
@@ -174,13 +156,18 @@ impl Watches {
         &self,
         changes: &mut mpsc::UnboundedReceiver<Change>,
         began_well: &mut bool,
-    ) -> Result<(), End> {
+    ) -> Result<(), Fault> {
         let (sender, mut pushes) = mpsc::unbounded_channel();
-        let config = self.config.clone().set_push_sender(sender);
-        let redis = connection::connect(&self.server, &config, "canvas-backend:watch").await?;
+        let server = self.link.server().clone();
+        // A link of its own, so that nothing of another connection is heard.
+        let link = canvas_redis::Link::new("canvas-backend:watch", server).on_push(move |push| {
+            // Fails only once nobody listens.
+            let _ = sender.send(push);
+        });
         let mut session = Session {
             watches: self,
-            redis,
+            live: link.live(OPERATION).await?,
+            link,
             subscribed: HashSet::new(),
             ended: Vec::new(),
         };
@@ -190,7 +177,6 @@ impl Watches {
         waiting.extend(self.list().waiting.keys().cloned());
         session.follow(waiting).await?;
         *began_well = true;
-        self.health.up(&self.server);
         let mut pause = self.look_again;
         let mut look_at = Instant::now() + pause;
         loop {
@@ -251,24 +237,11 @@ impl Watches {
     }
 }
 
-/// Why a session is over.
-enum End {
-    /// Its connection was.
-    Lost(RedisError),
-    /// A call failed that had been tried again already.
-    Failed(Error),
-}
-
-impl From<RedisError> for End {
-    fn from(error: RedisError) -> Self {
-        Self::Lost(error)
-    }
-}
-
 /// A connection, and what it is subscribed to.
 struct Session<'a> {
     watches: &'a Watches,
-    redis: MultiplexedConnection,
+    link: canvas_redis::Link,
+    live: Live,
     subscribed: HashSet<Id>,
     /// Those whose end was told, and whose channels are still to be left.
     ended: Vec<Id>,
@@ -297,7 +270,7 @@ impl Session<'_> {
 
     /// Subscribes to what of these is waited for, and then looks whether it is
     /// there already.
-    async fn follow(&mut self, mut ids: Vec<Id>) -> Result<(), End> {
+    async fn follow(&mut self, mut ids: Vec<Id>) -> Result<(), Fault> {
         let mut seen = HashSet::with_capacity(ids.len());
         {
             let list = self.watches.list();
@@ -308,16 +281,19 @@ impl Session<'_> {
             .filter(|id| self.subscribed.insert((*id).clone()));
         let channels: Vec<String> = new.map(|id| self.watches.keys.result(id)).collect();
         for channels in channels.chunks(BATCH) {
-            self.redis.subscribe(channels).await?;
+            let subscribe =
+                |mut redis: MultiplexedConnection| async move { redis.subscribe(channels).await };
+            self.link.call_on(&self.live, OPERATION, subscribe).await?;
         }
         self.look(ids).await
     }
 
     /// Tells of those that have ended.
-    async fn look(&mut self, ids: Vec<Id>) -> Result<(), End> {
+    async fn look(&mut self, ids: Vec<Id>) -> Result<(), Fault> {
         let Watches { link, keys, .. } = self.watches;
         let found = store::load_texts(link, keys, OPERATION, &ids).await;
-        for (id, text) in ids.into_iter().zip(found.map_err(End::Failed)?) {
+        // It was tried again for long enough.
+        for (id, text) in ids.into_iter().zip(found.map_err(Fault::Refused)?) {
             if let Some(text) = text {
                 self.tell(id, text);
             }
@@ -326,15 +302,18 @@ impl Session<'_> {
     }
 
     /// Takes in what the server sent; `None` if it will send no more.
-    fn hear(&mut self, push: Option<PushInfo>) -> Result<(), End> {
+    fn hear(&mut self, push: Option<PushInfo>) -> Result<(), Fault> {
         let (kind, data) = match push {
             Some(push) => (push.kind, push.data),
             None => (PushKind::Disconnection, Vec::new()),
         };
         match kind {
             PushKind::Disconnection => {
-                let gone = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
-                Err(End::Lost(gone.into()))
+                let url = self.link.server().url();
+                Err(Fault::Lost(Error::Connection {
+                    operation: OPERATION,
+                    reason: format!("{url}: the server hung up"),
+                }))
             }
             PushKind::Message => {
                 let mut data = data.into_iter().map(Vec::<u8>::from_redis_value);
@@ -364,7 +343,7 @@ impl Session<'_> {
     }
 
     /// Leaves the channels that nobody waits on any more.
-    async fn leave(&mut self) -> Result<(), End> {
+    async fn leave(&mut self) -> Result<(), Fault> {
         let mut left = std::mem::take(&mut self.ended);
         {
             let list = self.watches.list();
@@ -372,7 +351,11 @@ impl Session<'_> {
         }
         for ids in left.chunks(BATCH) {
             let channels: Vec<String> = ids.iter().map(|id| self.watches.keys.result(id)).collect();
-            self.redis.unsubscribe(channels).await?;
+            let unsubscribe =
+                |mut redis: MultiplexedConnection| async move { redis.unsubscribe(channels).await };
+            self.link
+                .call_on(&self.live, OPERATION, unsubscribe)
+                .await?;
         }
         Ok(())
     }

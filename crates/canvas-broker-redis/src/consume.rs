@@ -40,7 +40,7 @@ pub(crate) struct State {
     pub(crate) queues: Vec<Arc<str>>,
     /// Counts changes of the queues.
     pub(crate) version: u64,
-    prefetch: usize,
+    pub(crate) prefetch: usize,
     /// The deliveries that are out, by number, and when their leases end.
     pub(crate) out: HashMap<u64, Instant>,
     /// Those of them that were not asked for yet.
@@ -161,7 +161,7 @@ impl Hub {
             // from end to end. A member of more than 64 bytes prevents that: with
             // 64 deliveries out it is six times as fast.
             name: format!("canvas-delivery:{}", Uuid::new_v4()).into(),
-            lease: spec.lease,
+            lease: self.lease(spec.lease),
             state: Mutex::new(State {
                 queues,
                 prefetch: spec.prefetch,
@@ -181,6 +181,16 @@ impl Hub {
             shared,
             task: Some(task),
         })
+    }
+}
+
+impl Hub {
+    /// What is written as a lease, so that a message is out again when the
+    /// lease that was asked for ends: those who look for leases that have ended
+    /// do so now and then.
+    fn lease(&self, asked: Duration) -> Duration {
+        let until_seen = self.config.sweep_interval.mul_f64(1.25);
+        asked - until_seen.min(asked / 8)
     }
 }
 

@@ -1,17 +1,21 @@
 //! kombu's envelope: a message as JSON text in a list.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::io::Read;
+use std::marker::PhantomData;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use canvas_core::Id;
 use canvas_core::broker::Destination;
-use canvas_core::protocol::{Headers, Message, Properties};
+use canvas_core::protocol::{Fields, Headers, Message, Properties};
 use flate2::read::ZlibDecoder;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::ser::SerializeMap;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -45,12 +49,7 @@ impl Serialize for Envelope<'_> {
         map.serialize_entry("body", &STANDARD.encode(body))?;
         map.serialize_entry("content-encoding", &properties.content_encoding)?;
         map.serialize_entry("content-type", &properties.content_type)?;
-        if headers.task.is_none() && headers.id.is_none() {
-            // No task message: only what the caller put there.
-            map.serialize_entry("headers", &headers.extra)?;
-        } else {
-            map.serialize_entry("headers", &headers.to_map())?;
-        }
+        map.serialize_entry("headers", headers)?;
         map.serialize_entry("properties", &Wire(properties, self.to))?;
         map.end()
     }
@@ -116,9 +115,67 @@ struct Parts<'a> {
     #[serde(default)]
     content_type: Value,
     #[serde(default)]
-    headers: Value,
+    headers: Object<Headers>,
     #[serde(default)]
     properties: Value,
+}
+
+/// An object, unless it is something else.
+#[derive(Default)]
+enum Object<T> {
+    There(T),
+    #[default]
+    Absent,
+    Other,
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Any<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("any value")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object::There)
+            }
+
+            fn visit_unit<E>(self) -> Result<Object<T>, E> {
+                Ok(Object::Absent)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Object<T>, A::Error> {
+                while items.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Object::Other)
+            }
+
+            fn visit_str<E>(self, _: &str) -> Result<Object<T>, E> {
+                Ok(Object::Other)
+            }
+
+            fn visit_bool<E>(self, _: bool) -> Result<Object<T>, E> {
+                Ok(Object::Other)
+            }
+
+            fn visit_u64<E>(self, _: u64) -> Result<Object<T>, E> {
+                Ok(Object::Other)
+            }
+
+            fn visit_i64<E>(self, _: i64) -> Result<Object<T>, E> {
+                Ok(Object::Other)
+            }
+
+            fn visit_f64<E>(self, _: f64) -> Result<Object<T>, E> {
+                Ok(Object::Other)
+            }
+        }
+
+        deserializer.deserialize_any(Any(PhantomData))
+    }
 }
 
 /// Text that needs no copy where it has no escapes.
@@ -154,13 +211,13 @@ pub(crate) fn open(raw: &[u8]) -> Opened {
 
 fn read(parts: Parts<'_>) -> Opened {
     let mut reader = Reader::default();
-    let mut headers = reader.object("headers", parts.headers);
+    let mut headers = reader.take("headers", parts.headers);
     let mut properties = reader.object("properties", parts.properties);
     let info = properties.shift_remove("delivery_info");
     let info = reader.object("properties.delivery_info", info.unwrap_or_default());
     let is_set = |value: Option<Value>| value == Some(Value::Bool(true));
-    let redelivered =
-        is_set(headers.shift_remove("redelivered")) | is_set(info.get("redelivered").cloned());
+    let redelivered = is_set(remove(&mut headers.extra, "redelivered"))
+        | is_set(info.get("redelivered").cloned());
     let deliveries = info.get(DELIVERIES).and_then(Value::as_u64).unwrap_or(0);
     let encoding = reader.text(
         "properties.body_encoding",
@@ -168,8 +225,8 @@ fn read(parts: Parts<'_>) -> Opened {
     );
     properties.shift_remove("delivery_tag");
     let mut body = reader.body(parts.body, encoding.as_deref());
-    if headers.get("compression").and_then(Value::as_str) == Some(ZLIB) {
-        headers.shift_remove("compression");
+    if headers.extra.get("compression").and_then(Value::as_str) == Some(ZLIB) {
+        remove(&mut headers.extra, "compression");
         match unpack(&body) {
             Ok(unpacked) => body = unpacked.into(),
             Err(reason) => reader.note(format!("the body is no {ZLIB}: {reason}")),
@@ -186,7 +243,6 @@ fn read(parts: Parts<'_>) -> Opened {
         None => properties.content_type,
     };
     properties.content_encoding = content_encoding.unwrap_or_default().into();
-    let mut headers = Headers::from_map(headers);
     if let Some(problem) = reader.problem {
         headers.problem = Some(problem.into());
     }
@@ -207,9 +263,29 @@ struct Reader {
     problem: Option<String>,
 }
 
+/// Takes a field of the sender's own away, if it is there.
+fn remove(fields: &mut Fields, key: &str) -> Option<Value> {
+    // To change what has no fields makes room for some.
+    if fields.is_empty() {
+        return None;
+    }
+    fields.shift_remove(key)
+}
+
 impl Reader {
     fn note(&mut self, problem: String) {
         self.problem.get_or_insert(problem);
+    }
+
+    fn take<T: Default>(&mut self, name: &str, object: Object<T>) -> T {
+        match object {
+            Object::There(object) => object,
+            Object::Absent => T::default(),
+            Object::Other => {
+                self.note(format!("`{name}` in the envelope must be an object"));
+                T::default()
+            }
+        }
     }
 
     fn object(&mut self, name: &str, value: Value) -> Map<String, Value> {

@@ -8,15 +8,14 @@ use async_trait::async_trait;
 use canvas_core::Result;
 use canvas_core::broker::{Destination, Subscription};
 use canvas_core::protocol::Message;
+use canvas_redis::{Backoff, Fault, Link, Live, Server};
 use redis::aio::MultiplexedConnection;
 use redis::{PushInfo, PushKind, Value};
 use tokio::sync::{Notify, broadcast};
 
-use crate::config::{RedisBrokerConfig, Server};
 use crate::envelope;
 use crate::hub::Hub;
 use crate::layout::Layout;
-use crate::link::{Backoff, Fault, Link, Live};
 
 /// How many broadcasts a slow listener may fall behind before it misses some.
 const BUFFER: usize = 1_024;
@@ -87,16 +86,16 @@ impl Ear {
 }
 
 impl Fanout {
-    pub(crate) fn new(layout: &Layout, server: &Arc<Server>, config: &RedisBrokerConfig) -> Self {
+    pub(crate) fn new(layout: &Layout, server: &Arc<Server>) -> Self {
         let ear = Arc::new(Ear {
             layout: layout.clone(),
             state: Mutex::default(),
             hung_up: Notify::new(),
         });
         let hearing = ear.clone();
-        let on_push = Arc::new(move |push| hearing.hear(push));
         Self {
-            link: Link::new("canvas-fanout", server.clone(), config, Some(on_push)),
+            link: Link::new("canvas-fanout", server.clone())
+                .on_push(move |push| hearing.hear(push)),
             ear,
             changing: tokio::sync::Mutex::default(),
         }
@@ -168,7 +167,7 @@ impl Fanout {
                         () = tokio::time::sleep(LOOK) => {}
                     }
                 }
-                Err(_) => tokio::time::sleep(backoff.next()).await,
+                Err(_) => tokio::time::sleep(backoff.pause()).await,
             }
         }
     }

@@ -17,7 +17,9 @@
 -- ARGV[5]  the number of the first tag
 -- ARGV[6+] for each queue, what follows the message in its records
 --
--- Returns the place of the queue and the message, for each in turn.
+-- Returns the place of the queue and the message, for each in turn; after them
+-- 0, if there was room for more and all lists are empty. The lists were looked
+-- at then, and a client that tracks what it looks at is told of the next push.
 
 local left, room = tonumber(ARGV[1]), tonumber(ARGV[2])
 local prefix, number = ARGV[4], tonumber(ARGV[5])
@@ -74,5 +76,8 @@ end
 if #taken > 0 then
   redis.call('HSET', KEYS[1], unpack(records))
   redis.call('ZADD', KEYS[2], unpack(scores))
+end
+if left > 0 and room > 0 and redis.call('EXISTS', unpack(KEYS, 3)) == 0 then
+  taken[#taken + 1] = 0
 end
 return taken

@@ -5,14 +5,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-use redis::{Pipeline, RedisResult, Script, Value};
+use canvas_redis::{Link, Server};
+use redis::Pipeline;
 
-use crate::config::{RedisBrokerConfig, Server};
+use crate::config::RedisBrokerConfig;
 use crate::consume::Shared;
 use crate::fanout::Fanout;
 use crate::layout::{Layout, own_binding};
-use crate::link::Link;
 use crate::publish::Router;
 use crate::settle::Acks;
 
@@ -34,12 +33,11 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
-    pub(crate) fn new(server: Server, config: RedisBrokerConfig) -> Self {
-        let server = Arc::new(server);
+    pub(crate) fn new(server: Arc<Server>, config: RedisBrokerConfig) -> Self {
         let layout = Layout::new(&config, server.db());
         Self {
-            link: Link::new("canvas-broker", server.clone(), &config, None),
-            fanout: Fanout::new(&layout, &server, &config),
+            link: Link::new("canvas-broker", server.clone()),
+            fanout: Fanout::new(&layout, &server),
             router: Router::default(),
             acks: Acks::default(),
             consumers: Mutex::default(),
@@ -84,23 +82,6 @@ impl Hub {
             self.consumers().remove(&*consumer.name);
         }
     }
-}
-
-/// Calls a script with keys and arguments.
-pub(crate) async fn run_script(
-    script: &Script,
-    keys: &[impl AsRef<str>],
-    arguments: &[impl AsRef<[u8]>],
-    mut connection: MultiplexedConnection,
-) -> RedisResult<Value> {
-    let mut call = script.prepare_invoke();
-    for key in keys {
-        call.key(key.as_ref());
-    }
-    for argument in arguments {
-        call.arg(argument.as_ref());
-    }
-    call.invoke_async(&mut connection).await
 }
 
 /// The queues that were declared on a connection.

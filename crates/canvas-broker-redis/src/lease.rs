@@ -7,11 +7,11 @@ use std::time::Instant;
 
 use canvas_core::broker::{Destination, Receipt};
 use canvas_core::{Error, Result, format_time};
+use canvas_redis::{Fault, run_script};
 use chrono::Utc;
 use redis::from_redis_value;
 
-use crate::hub::{Hub, run_script};
-use crate::link::Fault;
+use crate::hub::Hub;
 use crate::record::{Dead, Record, mark};
 use crate::scripts;
 use crate::settle::{Move, Side, odd};

@@ -36,13 +36,14 @@ mod fanout;
 mod hub;
 mod layout;
 mod lease;
-mod link;
 mod publish;
 mod pump;
 mod record;
 mod scripts;
 mod settle;
+mod shown;
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
@@ -53,13 +54,15 @@ use canvas_core::broker::{
     Subscription,
 };
 use canvas_core::protocol::Message;
+use canvas_redis::{Companion, Server};
 use redis::Pipeline;
 use redis::aio::MultiplexedConnection;
 
+pub use canvas_redis::SentinelOptions;
 pub use config::RedisBrokerConfig;
 
-use config::Server;
 use hub::Hub;
+use shown::Shown;
 
 /// A broker on a Redis server.
 ///
@@ -71,16 +74,27 @@ pub struct RedisBroker {
 }
 
 impl RedisBroker {
-    /// A broker on the server that a URL names: `redis://[user:password@]host[:port][/db]`
-    /// or, for a socket, `redis+socket:///path?virtual_host=db`. Nothing is
+    /// A broker on the server that a URL names, as Celery writes it. Nothing is
     /// connected yet.
+    ///
+    /// * `redis://[[user]:password@]host[:port][/db]`
+    /// * `rediss://…`, the same with TLS, with the feature `tls`. Celery's
+    ///   parameters set it up: `ssl_cert_reqs` (`required` unless it is
+    ///   `none`), `ssl_ca_certs` (by default the authorities of the system),
+    ///   `ssl_certfile`, `ssl_keyfile` and `ssl_check_hostname`.
+    /// * `redis+socket://[[user]:password@]/path[?virtual_host=db]`, where
+    ///   `socket://` and `unix://` say the same
+    /// * `sentinel://[[user]:password@]host[:port][/db]?master_name=…[;sentinel://…]`:
+    ///   the master that the sentinels name, also after a failover. User and
+    ///   password are for the master; see [`SentinelOptions`].
     ///
     /// # Errors
     /// [`Error::Config`](canvas_core::Error::Config) for a URL or a setting that makes no sense,
-    /// [`Error::UnknownScheme`](canvas_core::Error::UnknownScheme), and [`Error::Unsupported`](canvas_core::Error::Unsupported) for TLS and Sentinel.
+    /// [`Error::UnknownScheme`](canvas_core::Error::UnknownScheme), and
+    /// [`Error::Unsupported`](canvas_core::Error::Unsupported) for TLS that is not compiled in.
     pub fn new(url: &str, config: RedisBrokerConfig) -> Result<Arc<Self>> {
         config.check()?;
-        let server = Server::parse(url)?;
+        let server = Server::new(url, config.server())?;
         Ok(Arc::new(Self {
             hub: Arc::new(Hub::new(server, config)),
         }))
@@ -89,14 +103,14 @@ impl RedisBroker {
     /// `host:port/db`, the same for all ways to write it: for the question
     /// whether something else is kept in the same place.
     pub fn server_id(&self) -> String {
-        self.hub.server.id()
+        self.hub.server.id().to_owned()
     }
 }
 
 impl fmt::Debug for RedisBroker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisBroker")
-            .field("url", &self.hub.server.redacted())
+            .field("url", &self.hub.server.url())
             .field("config", &self.hub.config)
             .finish_non_exhaustive()
     }
@@ -105,7 +119,7 @@ impl fmt::Debug for RedisBroker {
 #[async_trait]
 impl Broker for RedisBroker {
     fn info(&self) -> BrokerInfo {
-        let mut info = BrokerInfo::new(self.hub.server.redacted());
+        let mut info = BrokerInfo::new(self.hub.server.url());
         info.persistent = true;
         info
     }
@@ -154,6 +168,11 @@ impl Broker for RedisBroker {
 
     async fn subscribe(&self, exchange: &str) -> Result<Box<dyn Subscription>> {
         Ok(Box::new(self.hub.subscribe(exchange).await?))
+    }
+
+    fn companion(&self) -> Option<Box<dyn Any>> {
+        let companion: Companion = Arc::new(Shown(self.hub.clone()));
+        Some(Box::new(companion))
     }
 }
 

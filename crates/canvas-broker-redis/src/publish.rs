@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use canvas_core::broker::{Destination, Outgoing};
 use canvas_core::{Error, Result};
+use canvas_redis::Live;
 use redis::{AsyncCommands, Pipeline};
 
 use crate::envelope;
@@ -43,13 +44,10 @@ impl Hub {
     pub(crate) async fn publish(&self, batch: Vec<Outgoing>) -> Result<()> {
         let mut lists: HashMap<(Arc<str>, usize), Vec<Vec<u8>>> = HashMap::new();
         let mut declare = Vec::new();
-        for Outgoing { to, message } in &batch {
-            let raw = envelope::encode(message, to).map_err(|error| Error::Encoding {
-                action: "encode",
-                what: "a message".to_owned(),
-                reason: error.to_string(),
-            })?;
-            let step = self.layout.step(message.properties.priority.unwrap_or(0));
+        for outgoing in &batch {
+            let to = &outgoing.to;
+            let raw = encode(outgoing)?;
+            let step = self.step(outgoing);
             let mut queues = self.route(to).await?.into_iter();
             if to.exchange.is_empty() {
                 declare.push(to.routing_key.clone());
@@ -65,18 +63,47 @@ impl Hub {
         }
         let live = self.link.live("broker.publish").await?;
         let mut pipeline = Pipeline::with_capacity(lists.len() + 2);
-        {
-            let declared = &self.router.declared;
-            let mut declared = declared.lock().unwrap_or_else(PoisonError::into_inner);
-            for queue in &declare {
-                declared.declare(live.generation, queue, &self.layout, &mut pipeline);
-            }
-        }
+        self.declare(&live, &declare, &mut pipeline);
         for ((queue, step), messages) in lists {
             push(&mut pipeline, &self.layout.list(&queue, step), messages);
         }
         let call = |mut connection| async move { pipeline.exec_async(&mut connection).await };
         Ok(self.link.call_on(&live, "broker.publish", call).await?)
+    }
+
+    /// The lists that a message goes to, their queue declared, and what is put
+    /// into them.
+    pub(crate) async fn address(&self, outgoing: &Outgoing) -> Result<(Vec<String>, Vec<u8>)> {
+        let raw = encode(outgoing)?;
+        let step = self.step(outgoing);
+        let to = &outgoing.to;
+        let queues = self.route(to).await?;
+        if to.exchange.is_empty() {
+            let live = self.link.live("broker.publish").await?;
+            let mut pipeline = Pipeline::new();
+            self.declare(&live, std::slice::from_ref(&to.routing_key), &mut pipeline);
+            if !pipeline.is_empty() {
+                let call =
+                    |mut connection| async move { pipeline.exec_async(&mut connection).await };
+                self.link.call_on(&live, "broker.publish", call).await?;
+            }
+        }
+        let lists = queues.iter().map(|queue| self.layout.list(queue, step));
+        Ok((lists.collect(), raw))
+    }
+
+    /// Declares those queues that were not declared on this connection.
+    fn declare(&self, live: &Live, queues: &[Arc<str>], pipeline: &mut Pipeline) {
+        let declared = &self.router.declared;
+        let mut declared = declared.lock().unwrap_or_else(PoisonError::into_inner);
+        for queue in queues {
+            declared.declare(live.generation, queue, &self.layout, pipeline);
+        }
+    }
+
+    fn step(&self, outgoing: &Outgoing) -> usize {
+        let priority = outgoing.message.properties.priority;
+        self.layout.step(priority.unwrap_or(0))
     }
 
     /// The queues that get what is sent to a destination.
@@ -116,6 +143,14 @@ impl Hub {
         );
         Ok(vec![queue])
     }
+}
+
+fn encode(outgoing: &Outgoing) -> Result<Vec<u8>> {
+    envelope::encode(&outgoing.message, &outgoing.to).map_err(|error| Error::Encoding {
+        action: "encode",
+        what: "a message".to_owned(),
+        reason: error.to_string(),
+    })
 }
 
 /// Adds messages to a list, the first of them to be taken first.

@@ -1,11 +1,11 @@
 //! The task of a consumer: it fetches what there is room for, when it is asked,
 //! and waits on the server where there is nothing.
 //!
-//! **Waiting.** The task asks whether its lists exist, with client tracking on:
-//! if none does, the server sends word on the same connection when one of them
-//! changes. That is one connection for any number of queues and priorities; it
-//! takes nothing, writes nothing and moves no message; and what is asked and
-//! remembered is one step, so nothing is missed between. A wake-up costs one
+//! **Waiting.** The script that fetches asks last, if there was room for more,
+//! whether its lists exist, with client tracking on: if none does, the server
+//! sends word on the same connection when one of them changes. That is one
+//! connection for any number of queues and priorities, and fetching, asking and
+//! remembering is one step, so nothing is missed between. A wake-up costs one
 //! push of a few bytes and one call of the fetching script, and as many are
 //! woken as were waiting on that list.
 //!
@@ -21,13 +21,13 @@ use std::time::{Duration, Instant};
 
 use canvas_core::Error;
 use canvas_core::broker::Delivery;
+use canvas_redis::{Backoff, Fault, Link, Live, run_script};
 use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, PushInfo, PushKind, Value, from_redis_value};
 
 use crate::consume::{Fetched, Shared};
 use crate::envelope;
-use crate::hub::{Declared, Hub, run_script};
-use crate::link::{Backoff, Fault, Link, Live};
+use crate::hub::{Declared, Hub};
 use crate::record::{Record, tail};
 use crate::scripts;
 use crate::settle::{Move, Side, odd};
@@ -38,6 +38,9 @@ const FETCH_MESSAGES: usize = 256;
 
 /// After how many bytes of messages one call takes no more.
 const FETCH_BYTES: usize = 8 * 1024 * 1024;
+
+/// How much room is worth a call while there is something to work on.
+const AHEAD: usize = 8;
 
 /// How long to trust that the server will send word. Asking again also finds
 /// out that it is gone.
@@ -60,6 +63,8 @@ pub(crate) struct Pump {
     number: u64,
     /// A fetch whose answer was lost: its numbers, and when it was sent.
     unanswered: Option<(Range<u64>, Instant)>,
+    /// Whether the last fetch has left any, as far as can be told.
+    more: bool,
     /// Until when the lists, in this version, may be taken for empty.
     empty: Option<(u64, Instant)>,
     backoff: Backoff,
@@ -91,18 +96,14 @@ impl Pump {
             }
         };
         Self {
-            link: Link::new(
-                name,
-                hub.server.clone(),
-                &hub.config,
-                Some(Arc::new(on_push)),
-            ),
+            link: Link::new(name, hub.server.clone()).on_push(on_push),
             hub,
             shared,
             declared: Declared::default(),
             ready: None,
             number: 0,
             unanswered: None,
+            more: false,
             empty: None,
             backoff: Backoff::new(),
         }
@@ -128,7 +129,7 @@ impl Pump {
                     Err(Fault::Refused(error)) => self.refused(error).await,
                     Err(Fault::Lost(_)) => {
                         self.empty = None;
-                        let pause = Instant::now() + self.backoff.next();
+                        let pause = Instant::now() + self.backoff.pause();
                         self.pause(pause).await;
                     }
                 },
@@ -156,7 +157,14 @@ impl Pump {
         if !state.unwanted.is_empty() {
             return Step::GiveBack(std::mem::take(&mut state.unwanted));
         }
-        if !state.asked || !state.buffer.is_empty() || state.error.is_some() {
+        // One who finds a buffer half empty is about to ask for more: with many
+        // deliveries out, fetching goes on while they are worked on.
+        let wanted = if state.buffer.is_empty() {
+            state.asked
+        } else {
+            self.more && state.room() >= AHEAD.max(state.prefetch / 4)
+        };
+        if !wanted || state.error.is_some() {
             return Step::Wait(None);
         }
         if state.room() == 0 {
@@ -222,19 +230,14 @@ impl Pump {
                 return Ok(());
             }
         }
-        let found = self.take(&live, &queues, most).await?;
+        let (found, are_empty) = self.take(&live, &queues, most).await?;
+        self.more = !are_empty;
+        if are_empty {
+            let trust = if sends_word { TRUST } else { LOOK };
+            self.empty = Some((version, Instant::now() + trust));
+        }
         if !found.is_empty() {
             self.take_in(found);
-            return Ok(());
-        }
-        let trust = if sends_word { TRUST } else { LOOK };
-        let keys = self.lists(&queues);
-        let call = |mut connection: MultiplexedConnection| async move {
-            let mut exists = redis::cmd("EXISTS");
-            exists.arg(keys).query_async::<u64>(&mut connection).await
-        };
-        if self.link.call_on(&live, "broker.consume", call).await? == 0 {
-            self.empty = Some((version, Instant::now() + trust));
         }
         Ok(())
     }
@@ -284,12 +287,13 @@ impl Pump {
         lists.collect()
     }
 
+    /// Takes messages, and says whether the lists are empty now.
     async fn take(
         &mut self,
         live: &Live,
         queues: &[Arc<str>],
         most: usize,
-    ) -> Result<Vec<Fetched>, Fault> {
+    ) -> Result<(Vec<Fetched>, bool), Fault> {
         let first = self.number;
         self.number += most as u64;
         let at = Instant::now();
@@ -316,6 +320,7 @@ impl Pump {
             Value::Array(parts) => parts.into_iter(),
             other => return Err(Fault::Refused(odd(&format!("{other:?}")))),
         };
+        let are_empty = parts.len() % 2 == 1;
         let mut found = Vec::with_capacity(parts.len() / 2);
         while let (Some(place), Some(raw)) = (parts.next(), parts.next()) {
             let (Ok(place), Value::BulkString(raw)) = (from_redis_value::<usize>(place), raw)
@@ -328,7 +333,7 @@ impl Pump {
             let number = first + found.len() as u64;
             found.push(self.fetched(number, queue.clone(), raw, at));
         }
-        Ok(found)
+        Ok((found, are_empty))
     }
 
     /// What a fetch has taken whose answer never came.

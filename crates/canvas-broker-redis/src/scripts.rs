@@ -9,7 +9,10 @@ pub(crate) static FETCH: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("fetch.lua")));
 
 /// Ends deliveries for good.
-pub(crate) static ACK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("ack.lua")));
+pub(crate) static ACK: LazyLock<Script> = LazyLock::new(|| Script::new(ACK_SOURCE));
+
+/// The text of [`ACK`].
+pub(crate) const ACK_SOURCE: &str = include_str!("ack.lua");
 
 /// Starts leases anew.
 pub(crate) static RENEW: LazyLock<Script> =

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use canvas_core::broker::{DeadLetter, Receipt, Settle, Settled};
 use canvas_core::{Error, Result, format_time};
+use canvas_redis::{Backoff, Fault, run_script};
 use chrono::Utc;
 use redis::{AsyncCommands, from_redis_value};
 use tokio::sync::oneshot;
 
 use crate::envelope;
-use crate::hub::{Hub, run_script};
-use crate::link::{Backoff, Fault};
+use crate::hub::Hub;
 use crate::record::{Dead, Record, mark};
 use crate::scripts;
 
@@ -163,7 +163,7 @@ impl Hub {
                 }
                 Err(Fault::Lost(error)) => {
                     let kept = keep_trying(batch, &error);
-                    tokio::time::sleep(backoff.next()).await;
+                    tokio::time::sleep(backoff.pause()).await;
                     kept
                 }
             };
@@ -204,7 +204,7 @@ impl Hub {
                 Err(Fault::Lost(error)) if Instant::now() >= until => return Err(error),
                 Err(Fault::Lost(_)) => tried = true,
             }
-            tokio::time::sleep(backoff.next()).await;
+            tokio::time::sleep(backoff.pause()).await;
         }
     }
 
@@ -303,7 +303,8 @@ impl Hub {
         Ok(letters.collect())
     }
 
-    fn lease_end(&self, receipt: &Receipt) -> Instant {
+    /// Until when a delivery is nobody else's, or is tried to be settled.
+    pub(crate) fn lease_end(&self, receipt: &Receipt) -> Instant {
         let known = self.consumer_of(&receipt.tag);
         let end = known.and_then(|(consumer, number)| consumer.lease_end(number));
         end.unwrap_or_else(|| Instant::now() + PATIENCE)

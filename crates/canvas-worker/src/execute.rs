@@ -352,7 +352,7 @@ async fn finish(
             () = tokio::time::sleep(wait) => {}
         }
         wait = (wait * 2)
-            .min(Duration::from_secs(5))
+            .min(Duration::from_secs(2))
             .mul_f64(0.75 + fastrand::f64() / 2.0);
     }
 }

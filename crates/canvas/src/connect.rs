@@ -3,13 +3,15 @@
 use canvas_core::{Builder, Canvas, Error, Result};
 
 /// The schemes that a feature of this crate brings drivers for.
-const SCHEMES: [&str; 7] = [
+const SCHEMES: [&str; 9] = [
     "redis",
     "rediss",
     "redis+socket",
+    "redis+unix",
     "socket",
     "unix",
     "valkey",
+    "valkeys",
     "sentinel",
 ];
 

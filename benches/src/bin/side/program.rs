@@ -1,0 +1,155 @@
+//! Programs beside this one: servers, workers, clients. They end with it,
+//! however it ends.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+
+use crate::{Failure, Outcome};
+
+/// Runs a program until its own standard input ends, which it does with
+/// whoever holds the other end. Then all of its process group is ended.
+const KEEPER: &str = r#""$@" </dev/null & cat >/dev/null; kill -KILL 0"#;
+
+/// The programs that [`KEEPER`] itself consists of.
+const KEEPERS: [&str; 2] = ["sh", "cat"];
+
+/// A program and all that it has started.
+#[derive(Debug)]
+pub(crate) struct Program {
+    group: u32,
+    keeper: Child,
+    _keep: Option<ChildStdin>,
+}
+
+/// What a program takes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Taken {
+    /// Memory in bytes, as each of its processes has it.
+    pub(crate) rss: u64,
+    /// The same, with what processes share counted once.
+    pub(crate) pss: u64,
+    /// Processor time so far, in seconds.
+    pub(crate) cpu: f64,
+    pub(crate) processes: usize,
+}
+
+impl Program {
+    /// Starts one, with what it says going to a file.
+    pub(crate) fn start(
+        program: impl AsRef<OsStr>,
+        log: &Path,
+        set_up: impl FnOnce(&mut Command),
+    ) -> Outcome<Self> {
+        let output = fs::File::create(log).map_err(|e| format!("{}: {e}", log.display()))?;
+        let mut command = Command::new("sh");
+        command.args(["-c", KEEPER, "sh"]).arg(program);
+        set_up(&mut command);
+        command.stdout(output.try_clone()?).stderr(output);
+        command.stdin(Stdio::piped()).process_group(0);
+        let mut keeper = command.spawn().map_err(|e| format!("sh: {e}"))?;
+        Ok(Self {
+            group: keeper.id().ok_or("a program that has ended at once")?,
+            _keep: keeper.stdin.take(),
+            keeper,
+        })
+    }
+
+    /// What it takes now.
+    pub(crate) fn taken(&self) -> Taken {
+        let mut taken = Taken::default();
+        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let folder = entry.path();
+            if let Some(cpu) = cpu_of(&folder, self.group) {
+                taken.processes += 1;
+                taken.cpu += cpu;
+                taken.rss += kib(&folder.join("smaps_rollup"), "Rss:") * 1024;
+                taken.pss += kib(&folder.join("smaps_rollup"), "Pss:") * 1024;
+            }
+        }
+        taken
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let group = format!("-{}", self.group);
+        let kill = std::process::Command::new("kill")
+            .args(["-KILL", "--", &group])
+            .stderr(Stdio::null())
+            .status();
+        // Without it, the end of its input ends it a little later.
+        if kill.is_ok_and(|status| status.success()) {
+            let _ = self.keeper.start_kill();
+        }
+    }
+}
+
+/// The processor time of a process, if it is one of this group and does more
+/// than to keep the others.
+fn cpu_of(folder: &Path, group: u32) -> Option<f64> {
+    /// Clock ticks in a second; Linux shows it no other way on any machine.
+    const TICKS: f64 = 100.0;
+    let stat = fs::read_to_string(folder.join("stat")).ok()?;
+    // The name is in parentheses, and may hold anything.
+    let (start, rest) = stat.rsplit_once(')')?;
+    let (_, name) = start.split_once('(')?;
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    if KEEPERS.contains(&name) || fields.get(2)?.parse() != Ok(group) {
+        return None;
+    }
+    let ticks = |place: usize| -> Option<f64> { fields.get(place)?.parse().ok() };
+    Some((ticks(11)? + ticks(12)?) / TICKS)
+}
+
+fn kib(file: &Path, name: &str) -> u64 {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let number = line.and_then(|line| line.split_whitespace().next());
+    number.and_then(|n| n.parse().ok()).unwrap_or_default()
+}
+
+/// A program that is asked line by line, in JSON.
+#[derive(Debug)]
+pub(crate) struct Driver {
+    _child: Child,
+    questions: ChildStdin,
+    answers: Lines<BufReader<ChildStdout>>,
+}
+
+impl Driver {
+    /// Starts one; it ends when its standard input does.
+    pub(crate) fn start(mut command: Command) -> Outcome<Self> {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.process_group(0).kill_on_drop(true);
+        let mut child = command
+            .spawn()
+            .map_err(|e| format!("{:?}: {e}", command.as_std().get_program()))?;
+        let questions = child.stdin.take().ok_or("no standard input")?;
+        let answers = child.stdout.take().ok_or("no standard output")?;
+        Ok(Self {
+            _child: child,
+            questions,
+            answers: BufReader::new(answers).lines(),
+        })
+    }
+
+    /// Asks, and waits for the answer.
+    pub(crate) async fn ask(&mut self, command: &str, mut question: Value) -> Outcome<Value> {
+        question["command"] = json!(command);
+        let line = format!("{question}\n");
+        self.questions.write_all(line.as_bytes()).await?;
+        let answer = self.answers.next_line().await?;
+        let answer = answer.ok_or_else(|| format!("it has ended, asked to {command}"))?;
+        let mut answer: Value = serde_json::from_str(&answer)?;
+        match answer.get_mut("done") {
+            Some(done) => Ok(done.take()),
+            None => Err(Failure::from(format!("{command}: {}", answer["failed"]))),
+        }
+    }
+}
