@@ -71,6 +71,11 @@ impl Keys {
         format!("{}{task}", self.result)
     }
 
+    /// What the keys of states begin with.
+    pub(crate) fn results(&self) -> &str {
+        &self.result
+    }
+
     /// The task whose state is published on a channel.
     pub(crate) fn task(&self, channel: &[u8]) -> Option<Id> {
         let channel = std::str::from_utf8(channel).ok()?;

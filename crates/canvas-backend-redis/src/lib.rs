@@ -131,7 +131,7 @@ impl RedisBackend {
         let keys = Keys::new(&config.global_keyprefix);
         let watches = Watches::new(link.clone(), keys.clone(), &config);
         Ok(Arc::new(Self {
-            retell: Retell::new(link.clone()),
+            retell: Retell::new(link.clone(), keys.clone()),
             link,
             keys,
             config,
@@ -223,7 +223,7 @@ impl Backend for RedisBackend {
         Some(Arc::new(OneServer::new(
             self.link.clone(),
             self.keys.clone(),
-            self.config.clone(),
+            &self.config,
             queues,
             self.retell.clone(),
         )))

@@ -1,6 +1,9 @@
 -- Tells again of what is stored.
--- KEYS: the states, which are also the names of the channels.
-for _, key in ipairs(KEYS) do
+-- ARGV: what the names of the states begin with, which are also those of the
+-- channels; and what follows that in each. Nothing is written, so the server
+-- need not be told of the keys beforehand.
+for number = 2, #ARGV do
+    local key = ARGV[1] .. ARGV[number]
     local state = redis.call('GET', key)
     if state then
         redis.call('PUBLISH', key, state)

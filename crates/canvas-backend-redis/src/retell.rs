@@ -14,9 +14,10 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use canvas_core::TaskMeta;
+use canvas_core::{Id, TaskMeta};
 
 use crate::connection::Link;
+use crate::keys::Keys;
 use crate::script::RETELL;
 
 /// How long after a result was stored. Without a network one round trip would
@@ -30,20 +31,22 @@ const BATCH: usize = 1_000;
 #[derive(Debug)]
 pub(crate) struct Retell {
     link: Arc<Link>,
+    keys: Keys,
     waiting: Mutex<Waiting>,
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
-    keys: Vec<String>,
+    ids: Vec<Id>,
     /// Whether a task is about to take them.
     taken_care_of: bool,
 }
 
 impl Retell {
-    pub(crate) fn new(link: Arc<Link>) -> Arc<Self> {
+    pub(crate) fn new(link: Arc<Link>, keys: Keys) -> Arc<Self> {
         Arc::new(Self {
             link,
+            keys,
             waiting: Mutex::default(),
         })
     }
@@ -53,11 +56,11 @@ impl Retell {
         meta.status.is_ready() && meta.parent_id.is_some()
     }
 
-    /// Tells of what is under these keys, in a moment.
-    pub(crate) fn later(self: &Arc<Self>, keys: impl IntoIterator<Item = String>) {
+    /// Tells of the results of these tasks, in a moment.
+    pub(crate) fn later(self: &Arc<Self>, ids: impl IntoIterator<Item = Id>) {
         let mut waiting = self.waiting();
-        waiting.keys.extend(keys);
-        if waiting.keys.is_empty() || std::mem::replace(&mut waiting.taken_care_of, true) {
+        waiting.ids.extend(ids);
+        if waiting.ids.is_empty() || std::mem::replace(&mut waiting.taken_care_of, true) {
             return;
         }
         drop(waiting);
@@ -76,24 +79,24 @@ impl Retell {
     async fn tell_all(&self) {
         loop {
             tokio::time::sleep(LATER).await;
-            let keys = {
+            let ids = {
                 let mut waiting = self.waiting();
-                if waiting.keys.is_empty() {
+                if waiting.ids.is_empty() {
                     waiting.taken_care_of = false;
                     return;
                 }
-                std::mem::take(&mut waiting.keys)
+                std::mem::take(&mut waiting.ids)
             };
-            for keys in keys.chunks(BATCH) {
-                self.tell(keys).await;
+            for ids in ids.chunks(BATCH) {
+                self.tell(ids).await;
             }
         }
     }
 
-    async fn tell(&self, keys: &[String]) {
-        let mut tell = RETELL.prepare_invoke();
-        for key in keys {
-            tell.key(key);
+    async fn tell(&self, ids: &[Id]) {
+        let mut tell = RETELL.arg(self.keys.results());
+        for id in ids {
+            tell.arg(id.as_str());
         }
         let tell = &tell;
         let told = self.link.call("backend.retell", |mut redis| async move {

@@ -18,8 +18,9 @@ pub(crate) static CLOSE: LazyLock<Script> = LazyLock::new(|| Script::new(CLOSE_S
 pub(crate) static RETELL: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("retell.lua")));
 
-/// Makes all that runs have left; `ack` is the script that ends deliveries.
-pub(crate) fn commit(ack: &str) -> Script {
+/// Makes all that runs have left. `ack` is the script that ends deliveries;
+/// `constants` are names and values that the script uses.
+pub(crate) fn commit(ack: &str, constants: &[(&str, &str)]) -> Script {
     // Each script is a function of its keys and arguments.
     let functions = [
         ("store", STORE_SOURCE),
@@ -30,7 +31,17 @@ pub(crate) fn commit(ack: &str) -> Script {
     ];
     let functions = functions
         .map(|(name, source)| format!("local function {name}(KEYS, ARGV)\n{source}\nend\n"));
-    Script::new(&(functions.concat() + include_str!("commit.lua")))
+    let constants = constants
+        .iter()
+        .map(|(name, value)| format!("local {name} = {}\n", quoted(value)));
+    let constants: String = constants.collect();
+    Script::new(&(constants + &functions.concat() + include_str!("commit.lua")))
+}
+
+/// Any text as Lua writes it: each byte by its number.
+fn quoted(text: &str) -> String {
+    let bytes: String = text.bytes().map(|byte| format!("\\{byte:03}")).collect();
+    format!("\"{bytes}\"")
 }
 
 /// A time as the scripts take it: in milliseconds, at least one.

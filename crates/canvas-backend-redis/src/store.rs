@@ -31,7 +31,7 @@ impl RedisBackend {
             })
             .await?;
         if written && Retell::is_for(meta) {
-            self.retell.later([self.keys.result(&meta.task_id)]);
+            self.retell.later([meta.task_id.clone()]);
         }
         Ok(if written {
             Stored::Written

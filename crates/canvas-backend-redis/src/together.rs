@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use canvas_core::broker::{Receipt, Settled};
 use canvas_core::together::{Found, Made};
-use canvas_core::{Effect, Error, JOIN_CLAIM, Result, Together, Work};
-use canvas_redis::Companion;
+use canvas_core::{Effect, Error, Id, JOIN_CLAIM, Result, Together, Work};
+use canvas_redis::{Companion, Queues, Seat};
 use redis::{Cmd, FromRedisValue, ParsingError, Script, Value};
 use tokio::sync::oneshot;
 
@@ -36,7 +36,6 @@ pub(crate) struct OneServer(Arc<Inner>);
 struct Inner {
     link: Arc<Link>,
     keys: Keys,
-    config: RedisBackendConfig,
     queues: Companion,
     script: Script,
     retell: Arc<Retell>,
@@ -58,7 +57,9 @@ struct Run {
     /// For each work in the call, which one it is of those that were asked for.
     places: Vec<usize>,
     /// Results to tell of again.
-    retold: Vec<String>,
+    retold: Vec<Id>,
+    /// Where the message that follows may go, and that message.
+    seat: Option<(Box<dyn Seat>, Vec<u8>)>,
     done: oneshot::Sender<Result<Made>>,
 }
 
@@ -87,20 +88,45 @@ impl OneServer {
     pub(crate) fn new(
         link: Arc<Link>,
         keys: Keys,
-        config: RedisBackendConfig,
+        config: &RedisBackendConfig,
         queues: Companion,
         retell: Arc<Retell>,
     ) -> Self {
         Self(Arc::new(Inner {
-            script: script::commit(queues.ack_script()),
+            script: script(&*queues, &keys, config),
             retell,
             link,
             keys,
-            config,
             queues,
             waiting: Mutex::default(),
         }))
     }
+}
+
+/// The script, with all that never changes in it.
+fn script(queues: &dyn Queues, keys: &Keys, config: &RedisBackendConfig) -> Script {
+    let [out, index] = queues.out();
+    let life = Life::of(config);
+    let numbers = [
+        ("result_life", script::life(config.result_expires)),
+        ("join_life", life.join),
+        ("closed_life", life.closed),
+        ("group_life", life.group),
+        ("lease", script::millis(JOIN_CLAIM)),
+        ("grace", script::life(Some(config.header_grace))),
+    ]
+    .map(|(name, number)| (name, number.to_string()));
+    let mut constants = vec![
+        ("out_messages", out),
+        ("out_tags", index),
+        ("results", keys.results()),
+    ];
+    constants.extend(
+        numbers
+            .iter()
+            .map(|(name, number)| (*name, number.as_str())),
+    );
+    script::commit(queues.ack_script(), &constants)
 }
 
 #[async_trait]
@@ -112,10 +138,14 @@ impl Together for OneServer {
             work: Packed::default(),
             places: Vec::with_capacity(work.len()),
             retold: Vec::new(),
+            seat: None,
             done,
         };
-        for (place, work) in work.iter().enumerate() {
-            self.0.pack(place, work, &mut run).await?;
+        let is_publish = |work: &Work| matches!(work, Work::Do(Effect::Publish(_)));
+        let follows_alone = work.iter().filter(|work| is_publish(work)).count() == 1;
+        for (place, one) in work.iter().enumerate() {
+            let may_be_taken = follows_alone && place + 1 == work.len();
+            self.0.pack(place, one, may_be_taken, &mut run).await?;
         }
         let must_start = {
             let mut waiting = self.0.waiting();
@@ -139,16 +169,22 @@ impl Inner {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes down a work as the script takes it.
-    async fn pack(&self, place: usize, work: &Work, run: &mut Run) -> Result<()> {
+    /// Writes down a work as the script takes it. A message may be taken if it
+    /// is all that follows.
+    async fn pack(
+        &self,
+        place: usize,
+        work: &Work,
+        may_be_taken: bool,
+        run: &mut Run,
+    ) -> Result<()> {
         let to = &mut run.work;
         match work {
             Work::Do(Effect::Store(meta)) => {
-                let key = self.keys.result(&meta.task_id);
                 to.push("S");
-                to.push(&key);
+                to.push(meta.task_id.as_str());
                 if Retell::is_for(meta) {
-                    run.retold.push(key);
+                    run.retold.push(meta.task_id.clone());
                 }
                 to.push(meta.to_json()?);
                 to.push(if meta.status.is_ready() { "1" } else { "0" });
@@ -171,6 +207,25 @@ impl Inner {
             }
             Work::Do(Effect::Publish(outgoing)) => {
                 let (lists, message) = self.queues.address(outgoing).await?;
+                if let (true, [list], Some(receipt)) = (may_be_taken, &*lists, &run.receipt)
+                    && let Some(seat) = self.queues.seat(receipt, list)
+                {
+                    to.push("T");
+                    to.push(list);
+                    to.push(&message);
+                    let common = common(&receipt.tag, seat.tag());
+                    to.push(common.to_string());
+                    to.push(&seat.tag()[common..]);
+                    to.push(seat.tail());
+                    to.push(seat.offset().to_string());
+                    to.push(seat.lists().len().to_string());
+                    for list in seat.lists() {
+                        to.push(list);
+                    }
+                    run.places.push(place);
+                    run.seat = Some((seat, message));
+                    return Ok(());
+                }
                 for list in lists {
                     to.push("P");
                     to.push(list);
@@ -261,13 +316,7 @@ impl Inner {
         let arguments: usize = runs.iter().map(|run| run.work.ends.len() + 2).sum();
         let mut call = Cmd::with_capacity(arguments + 12, bytes + 512);
         call.arg("EVALSHA").arg(self.script.get_hash()).arg(0);
-        let [out, index] = self.queues.out();
-        let life = Life::of(&self.config);
-        call.arg(u8::from(again)).arg(out).arg(index);
-        call.arg(script::life(self.config.result_expires));
-        call.arg(life.join).arg(life.closed).arg(life.group);
-        call.arg(script::millis(JOIN_CLAIM));
-        call.arg(script::life(Some(self.config.header_grace)));
+        call.arg(u8::from(again));
         for run in runs {
             call.arg(run.receipt.as_ref().map_or("", |receipt| &receipt.tag));
             call.arg(run.places.len());
@@ -282,8 +331,15 @@ impl Inner {
         let mut stops: HashMap<usize, Stop> = stops.into_iter().map(|s| (s.run, s)).collect();
         self.retell
             .later(runs.iter().flat_map(|run| run.retold.iter().cloned()));
-        for (number, run) in runs.into_iter().enumerate() {
-            let stop = stops.remove(&(number + 1));
+        for (number, mut run) in runs.into_iter().enumerate() {
+            let mut stop = stops.remove(&(number + 1));
+            if let Some((seat, message)) = run.seat.take()
+                && stop
+                    .take_if(|stop| matches!(stop.answer, Answer::Taken))
+                    .is_some()
+            {
+                seat.take(message);
+            }
             let made = self.made(&run, stop);
             if let (Some(receipt), Ok(Made::All { .. })) = (&run.receipt, &made) {
                 self.queues.landed(receipt);
@@ -317,6 +373,7 @@ impl Inner {
             return Ok(all(Settled::Done));
         };
         let found = match answer {
+            Answer::Taken => return Ok(all(Settled::Done)),
             Answer::Stale => return Ok(all(Settled::Stale)),
             Answer::Error(reason) => return Err(self.refused(reason)),
             Answer::Standing(text) => {
@@ -338,6 +395,14 @@ impl Inner {
     }
 }
 
+/// How long the beginning is that two tags have in common.
+fn common(one: &str, other: &str) -> usize {
+    let pairs = one.char_indices().zip(other.chars());
+    let same = pairs.take_while(|((_, a), b)| a == b);
+    same.last()
+        .map_or(0, |((at, last), _)| at + last.len_utf8())
+}
+
 /// Where a run has stopped.
 struct Stop {
     /// Which run, from 1.
@@ -350,6 +415,8 @@ struct Stop {
 enum Answer {
     /// It was all made, but the delivery was not out any more.
     Stale,
+    /// It was all made, and what follows was taken.
+    Taken,
     Error(String),
     Standing(Vec<u8>),
     Arrival(joins::Found),
@@ -384,6 +451,7 @@ impl Answer {
         };
         Ok(match String::from_redis_value(word)?.as_str() {
             "stale" => Self::Stale,
+            "taken" => Self::Taken,
             "error" => Self::Error(<(String, String)>::from_redis_value(value)?.1),
             "standing" => Self::Standing(<(String, Vec<u8>)>::from_redis_value(value)?.1),
             _ => Self::Arrival(joins::Found::from_redis_value(value)?),

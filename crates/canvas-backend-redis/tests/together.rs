@@ -283,6 +283,107 @@ async fn a_commit_whose_answer_is_lost_is_not_made_twice() {
     }
 }
 
+/// An idle worker that is alone with a chain passes it to itself.
+#[tokio::test]
+async fn what_follows_is_taken_in_the_same_step_if_nothing_is_before_it() {
+    let mut here = OneServer::start().await;
+    let delivery = here.delivery("1").await;
+    here.redis.ask::<()>("CONFIG RESETSTAT").await;
+    let work = [store(success("1", 1)), publish("q", "2")];
+    let (next, made) = tokio::join!(
+        soon(here.consumer.next()),
+        here.together.make(&work, Some(&delivery.receipt)),
+    );
+    assert_eq!(made.unwrap(), done(Settled::Done));
+    let next = next.unwrap().unwrap();
+    assert_eq!(next.message.headers.id, Some("2".into()));
+    assert_eq!(
+        (&*next.queue, next.redelivered, next.deliveries),
+        ("q", false, 1)
+    );
+    assert_eq!(here.out().await, 1);
+    let statistics: String = here.redis.ask("INFO commandstats").await;
+    for fetched in ["cmdstat_rpop", "cmdstat_lpush"] {
+        assert!(!statistics.contains(fetched), "{statistics}");
+    }
+    let made = here.together.make(&[], Some(&next.receipt)).await;
+    assert_eq!(made.unwrap(), done(Settled::Done));
+    assert_eq!(here.out().await, 0);
+}
+
+/// What is taken is under a lease like all else.
+#[tokio::test]
+async fn what_was_taken_comes_back_if_it_is_not_settled() {
+    let mut here = OneServer::start().await;
+    let delivery = here.delivery("1").await;
+    let work = [publish("q", "2")];
+    let (next, made) = tokio::join!(
+        soon(here.consumer.next()),
+        here.together.make(&work, Some(&delivery.receipt)),
+    );
+    assert_eq!(made.unwrap(), done(Settled::Done));
+    let next = next.unwrap().unwrap();
+    let requeued = here.broker.settle(&next.receipt, Settle::Requeue).await;
+    assert_eq!(requeued.unwrap(), Settled::Done);
+    let again = soon(here.consumer.next()).await.unwrap().unwrap();
+    assert_eq!(again.message.headers.id, Some("2".into()));
+    assert_eq!(again.message.body, next.message.body);
+    let late = here.together.make(&[], Some(&next.receipt)).await;
+    assert_eq!(late.unwrap(), done(Settled::Stale));
+}
+
+#[tokio::test]
+async fn what_follows_stands_in_line_if_something_is_before_it() {
+    let mut here = OneServer::start().await;
+    let delivery = here.delivery("1").await;
+    // It has taken all that it may.
+    here.consumer.set_prefetch(1).await.unwrap();
+    here.broker
+        .publish(vec![message("q", "before")])
+        .await
+        .unwrap();
+    let work = [publish("q", "after")];
+    let (next, made) = tokio::join!(
+        soon(here.consumer.next()),
+        here.together.make(&work, Some(&delivery.receipt)),
+    );
+    assert_eq!(made.unwrap(), done(Settled::Done));
+    let next = next.unwrap().unwrap();
+    assert_eq!(next.message.headers.id, Some("before".into()));
+    here.broker
+        .settle(&next.receipt, Settle::Ack)
+        .await
+        .unwrap();
+    let last = soon(here.consumer.next()).await.unwrap().unwrap();
+    assert_eq!(last.message.headers.id, Some("after".into()));
+}
+
+#[tokio::test]
+async fn what_was_taken_by_a_call_whose_answer_is_lost_is_known() {
+    let redis = Redis::start().await;
+    let proxy = Proxy::start(&redis.listen().await).await;
+    let mut here = OneServer::at(redis, &proxy.url).await;
+    let first = here.delivery("first").await;
+    let work = [publish("q", "0")];
+    here.together
+        .make(&work, Some(&first.receipt))
+        .await
+        .unwrap();
+    let delivery = soon(here.consumer.next()).await.unwrap().unwrap();
+    let work = [publish("q", "2")];
+    let making = async {
+        // The consumer has asked by now, and gets no answer either.
+        proxy.swallow.store(true, Ordering::Release);
+        here.together.make(&work, Some(&delivery.receipt)).await
+    };
+    let (next, made) = tokio::join!(soon(here.consumer.next()), soon(making));
+    assert_eq!(made.unwrap(), done(Settled::Done));
+    assert!(!proxy.swallow.load(Ordering::Acquire), "nothing was lost");
+    let next = next.unwrap().unwrap();
+    assert_eq!(next.message.headers.id, Some("2".into()));
+    assert_eq!(here.out().await, 1);
+}
+
 /// The server forgot the delivery and the result: nobody else has them.
 #[tokio::test]
 async fn a_commit_that_the_server_has_lost_is_made_again() {

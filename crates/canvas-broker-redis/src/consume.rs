@@ -1,7 +1,7 @@
 //! Consuming: the handle of a consumer, and what it shares with its task.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,8 +12,11 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
+use crate::envelope;
 use crate::hub::Hub;
 use crate::pump::Pump;
+use crate::seat;
+use crate::settle::{Move, Side};
 
 /// How long to wait until a consumer has given back what it has. After that
 /// it is left to the leases.
@@ -26,6 +29,8 @@ pub(crate) struct Shared {
     pub(crate) name: Arc<str>,
     pub(crate) lease: Duration,
     pub(crate) state: Mutex<State>,
+    /// The number of the next delivery that is not fetched: see `seat.rs`.
+    pub(crate) seats: AtomicU64,
     /// Wakes the task.
     pub(crate) stir: Notify,
     /// Whether the server has sent word, or has hung up.
@@ -103,6 +108,50 @@ impl Shared {
         state.closed && state.out.is_empty()
     }
 
+    /// What was fetched, as it is handed on.
+    pub(crate) fn fetched(
+        &self,
+        number: u64,
+        queue: Arc<str>,
+        raw: Vec<u8>,
+        at: Instant,
+    ) -> Fetched {
+        let opened = envelope::open(&raw);
+        let delivery = Delivery {
+            message: opened.message,
+            receipt: self.receipt(number),
+            queue,
+            redelivered: opened.redelivered,
+            deliveries: opened.deliveries.saturating_add(1),
+        };
+        Fetched {
+            number,
+            delivery,
+            raw,
+            at,
+        }
+    }
+
+    /// Puts what was fetched where `next` finds it.
+    pub(crate) fn take_in(&self, found: Vec<Fetched>) {
+        let mut state = self.state();
+        for fetched in found {
+            state.out.insert(fetched.number, fetched.at + self.lease);
+            // The queue that was served goes to the end of the line.
+            let served = state
+                .queues
+                .iter()
+                .position(|queue| *queue == fetched.delivery.queue);
+            if let Some(place) = served {
+                state.queues[place..].rotate_left(1);
+            }
+            state.buffer.push_back(fetched);
+        }
+        state.set_aside();
+        drop(state);
+        self.ready.notify_one();
+    }
+
     pub(crate) fn receipt(&self, number: u64) -> Receipt {
         Receipt {
             tag: format!("{}:{number:016x}", self.name).into(),
@@ -167,6 +216,7 @@ impl Hub {
                 prefetch: spec.prefetch,
                 ..State::default()
             }),
+            seats: AtomicU64::new(seat::FIRST),
             stir: Notify::new(),
             word: AtomicBool::new(false),
             ready: Notify::new(),
@@ -191,6 +241,38 @@ impl Hub {
     fn lease(&self, asked: Duration) -> Duration {
         let until_seen = self.config.sweep_interval.mul_f64(1.25);
         asked - until_seen.min(asked / 8)
+    }
+}
+
+impl Hub {
+    /// Puts messages back as if they had never been taken.
+    pub(crate) async fn give_back(&self, consumer: &Shared, mut unwanted: Vec<Fetched>) {
+        if unwanted.is_empty() {
+            return;
+        }
+        // The last one put back is the first one taken.
+        unwanted.sort_unstable_by_key(|fetched| std::cmp::Reverse(fetched.number));
+        let layout = &self.layout;
+        let moves: Vec<Move<'_>> = unwanted
+            .iter()
+            .map(|Fetched { delivery, raw, .. }| Move {
+                tag: &delivery.receipt.tag,
+                list: layout.list(
+                    &delivery.queue,
+                    layout.step(delivery.message.properties.priority.unwrap_or(0)),
+                ),
+                side: Side::Next,
+                most: 0,
+                raw,
+            })
+            .collect();
+        if let Err(error) = self.move_all("broker.consume", &moves, None).await {
+            let error = Error::from(error);
+            tracing::warn!(%error, "fetched messages could not be given back: their leases will");
+        }
+        for fetched in unwanted {
+            consumer.landed(fetched.number);
+        }
     }
 }
 

@@ -58,6 +58,14 @@ impl Layout {
             .collect()
     }
 
+    /// All lists of several queues: for each step, the most urgent first, those
+    /// of all queues in their order.
+    pub(crate) fn lists_of(&self, queues: &[Arc<str>]) -> Vec<String> {
+        let steps = 0..self.steps();
+        let lists = steps.flat_map(|step| queues.iter().map(move |queue| self.list(queue, step)));
+        lists.collect()
+    }
+
     /// The set of queues that are bound to an exchange.
     pub(crate) fn bindings(&self, exchange: &str) -> String {
         format!("{}_kombu.binding.{exchange}", self.prefix)

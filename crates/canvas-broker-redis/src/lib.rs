@@ -40,6 +40,7 @@ mod publish;
 mod pump;
 mod record;
 mod scripts;
+mod seat;
 mod settle;
 mod shown;
 

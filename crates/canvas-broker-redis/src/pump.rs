@@ -20,17 +20,15 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use canvas_core::Error;
-use canvas_core::broker::Delivery;
 use canvas_redis::{Backoff, Fault, Link, Live, run_script};
 use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, PushInfo, PushKind, Value, from_redis_value};
 
 use crate::consume::{Fetched, Shared};
-use crate::envelope;
 use crate::hub::{Declared, Hub};
 use crate::record::{Record, tail};
 use crate::scripts;
-use crate::settle::{Move, Side, odd};
+use crate::settle::odd;
 
 /// How many messages one call takes at most: the server does nothing else
 /// meanwhile.
@@ -118,7 +116,7 @@ impl Pump {
         loop {
             match self.step() {
                 Step::Close => break,
-                Step::GiveBack(unwanted) => self.give_back(unwanted).await,
+                Step::GiveBack(unwanted) => self.hub.give_back(&self.shared, unwanted).await,
                 Step::Wait(until) => self.wait(until).await,
                 Step::Fetch {
                     queues,
@@ -140,7 +138,7 @@ impl Pump {
             state.set_aside();
             std::mem::take(&mut state.unwanted)
         };
-        self.give_back(rest).await;
+        self.hub.give_back(&self.shared, rest).await;
         if self.shared.lapse(Instant::now()) {
             self.hub.consumers().remove(&*self.shared.name);
         }
@@ -226,7 +224,7 @@ impl Pump {
             let found = self.read_again(&live, numbers, at).await?;
             self.unanswered = None;
             if !found.is_empty() {
-                self.take_in(found);
+                self.shared.take_in(found);
                 return Ok(());
             }
         }
@@ -237,7 +235,7 @@ impl Pump {
             self.empty = Some((version, Instant::now() + trust));
         }
         if !found.is_empty() {
-            self.take_in(found);
+            self.shared.take_in(found);
         }
         Ok(())
     }
@@ -279,14 +277,6 @@ impl Pump {
         Ok(sends_word)
     }
 
-    /// Lists step by step, in each step the queues in their turns.
-    fn lists(&self, queues: &[Arc<str>]) -> Vec<String> {
-        let layout = &self.hub.layout;
-        let steps = 0..layout.steps();
-        let lists = steps.flat_map(|step| queues.iter().map(move |queue| layout.list(queue, step)));
-        lists.collect()
-    }
-
     /// Takes messages, and says whether the lists are empty now.
     async fn take(
         &mut self,
@@ -301,7 +291,7 @@ impl Pump {
             self.hub.layout.unacked.clone(),
             self.hub.layout.index.clone(),
         ];
-        keys.extend(self.lists(queues));
+        keys.extend(self.hub.layout.lists_of(queues));
         let mut arguments = vec![
             most.to_string(),
             FETCH_BYTES.to_string(),
@@ -331,7 +321,7 @@ impl Pump {
                 continue;
             };
             let number = first + found.len() as u64;
-            found.push(self.fetched(number, queue.clone(), raw, at));
+            found.push(self.shared.fetched(number, queue.clone(), raw, at));
         }
         Ok((found, are_empty))
     }
@@ -360,77 +350,11 @@ impl Pump {
         let records = self.link.call_on(live, "broker.consume", call).await?;
         let found = numbers.zip(records).filter_map(|(number, record)| {
             let record = Record::read(&record?)?;
-            Some(self.fetched(number, record.routing_key.into(), record.raw, at))
+            Some(
+                self.shared
+                    .fetched(number, record.routing_key.into(), record.raw, at),
+            )
         });
         Ok(found.collect())
-    }
-
-    fn fetched(&self, number: u64, queue: Arc<str>, raw: Vec<u8>, at: Instant) -> Fetched {
-        let opened = envelope::open(&raw);
-        let delivery = Delivery {
-            message: opened.message,
-            receipt: self.shared.receipt(number),
-            queue,
-            redelivered: opened.redelivered,
-            deliveries: opened.deliveries.saturating_add(1),
-        };
-        Fetched {
-            number,
-            delivery,
-            raw,
-            at,
-        }
-    }
-
-    /// Puts what was fetched where `next` finds it.
-    fn take_in(&self, found: Vec<Fetched>) {
-        let mut state = self.shared.state();
-        for fetched in found {
-            state
-                .out
-                .insert(fetched.number, fetched.at + self.shared.lease);
-            // The queue that was served goes to the end of the line.
-            let served = state
-                .queues
-                .iter()
-                .position(|queue| *queue == fetched.delivery.queue);
-            if let Some(place) = served {
-                state.queues[place..].rotate_left(1);
-            }
-            state.buffer.push_back(fetched);
-        }
-        state.set_aside();
-        drop(state);
-        self.shared.ready.notify_one();
-    }
-
-    /// Puts messages back as if they had never been taken.
-    async fn give_back(&self, mut unwanted: Vec<Fetched>) {
-        if unwanted.is_empty() {
-            return;
-        }
-        // The last one put back is the first one taken.
-        unwanted.sort_unstable_by_key(|fetched| std::cmp::Reverse(fetched.number));
-        let layout = &self.hub.layout;
-        let moves: Vec<Move<'_>> = unwanted
-            .iter()
-            .map(|Fetched { delivery, raw, .. }| Move {
-                tag: &delivery.receipt.tag,
-                list: layout.list(
-                    &delivery.queue,
-                    layout.step(delivery.message.properties.priority.unwrap_or(0)),
-                ),
-                side: Side::Next,
-                most: 0,
-                raw,
-            })
-            .collect();
-        if let Err(error) = self.hub.move_all("broker.consume", &moves, None).await {
-            let error = Error::from(error);
-            tracing::warn!(%error, "fetched messages could not be given back: their leases will");
-        }
-        for fetched in unwanted {
-            self.shared.landed(fetched.number);
-        }
     }
 }

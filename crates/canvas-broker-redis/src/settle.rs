@@ -38,11 +38,35 @@ struct Waiting {
 #[derive(Debug)]
 struct Ack {
     tag: Arc<str>,
-    /// When the lease ends, and trying with it.
-    until: Instant,
-    /// Whether it may have been done already, by a call whose answer was lost.
-    tried: bool,
+    trying: Trying,
     done: oneshot::Sender<Result<Settled>>,
+}
+
+/// How long a delivery is tried to be settled.
+#[derive(Debug, Clone, Copy)]
+struct Trying {
+    until: Instant,
+    /// Whether that is the end of its lease.
+    is_leased: bool,
+    /// Whether it may be done already, by a call whose answer was lost.
+    tried: bool,
+}
+
+impl Trying {
+    fn has_time(self) -> bool {
+        Instant::now() < self.until
+    }
+
+    /// What it means that a delivery is not out any more. While the lease runs
+    /// nobody else may end it, so it was us, in a call whose answer was lost.
+    /// Of a lease that is not known, or that has ended, nobody can tell.
+    fn gone(self) -> Settled {
+        if self.tried && self.is_leased && self.has_time() {
+            Settled::Done
+        } else {
+            Settled::Stale
+        }
+    }
 }
 
 impl Acks {
@@ -105,8 +129,7 @@ impl Hub {
         let (done, settled) = oneshot::channel();
         let ack = Ack {
             tag: receipt.tag.clone(),
-            until: self.lease_end(receipt),
-            tried: false,
+            trying: self.trying(receipt),
             done,
         };
         let must_start = {
@@ -176,7 +199,7 @@ impl Hub {
             self.landed(&ack.tag);
             // Lua counts from 1.
             let settled = match stale.next_if_eq(&(place + 1)) {
-                Some(_) => gone(ack.tried, ack.until),
+                Some(_) => ack.trying.gone(),
                 None => Settled::Done,
             };
             // Nobody waits if the caller was dropped; it is done all the same.
@@ -193,16 +216,15 @@ impl Hub {
     where
         F: Future<Output = Result<Settled, Fault>>,
     {
-        let until = self.lease_end(receipt);
+        let mut trying = self.trying(receipt);
         let mut backoff = Backoff::new();
-        let mut tried = false;
         loop {
             match attempt().await {
-                Ok(Settled::Stale) => return Ok(gone(tried, until)),
+                Ok(Settled::Stale) => return Ok(trying.gone()),
                 Ok(Settled::Done) => return Ok(Settled::Done),
                 Err(Fault::Refused(error)) => return Err(error),
-                Err(Fault::Lost(error)) if Instant::now() >= until => return Err(error),
-                Err(Fault::Lost(_)) => tried = true,
+                Err(Fault::Lost(error)) if !trying.has_time() => return Err(error),
+                Err(Fault::Lost(_)) => trying.tried = true,
             }
             tokio::time::sleep(backoff.pause()).await;
         }
@@ -303,11 +325,14 @@ impl Hub {
         Ok(letters.collect())
     }
 
-    /// Until when a delivery is nobody else's, or is tried to be settled.
-    pub(crate) fn lease_end(&self, receipt: &Receipt) -> Instant {
+    fn trying(&self, receipt: &Receipt) -> Trying {
         let known = self.consumer_of(&receipt.tag);
         let end = known.and_then(|(consumer, number)| consumer.lease_end(number));
-        end.unwrap_or_else(|| Instant::now() + PATIENCE)
+        Trying {
+            until: end.unwrap_or_else(|| Instant::now() + PATIENCE),
+            is_leased: end.is_some(),
+            tried: false,
+        }
     }
 }
 
@@ -333,16 +358,6 @@ impl Drop for Taking {
     }
 }
 
-/// What it means that a delivery is not out any more. While the lease runs
-/// nobody else may end it, so it was us, in a call whose answer was lost.
-fn gone(tried: bool, lease_end: Instant) -> Settled {
-    if tried && Instant::now() < lease_end {
-        Settled::Done
-    } else {
-        Settled::Stale
-    }
-}
-
 fn fail(batch: Vec<Ack>, error: &Error) {
     for ack in batch {
         let _ = ack.done.send(Err(error.clone()));
@@ -350,11 +365,10 @@ fn fail(batch: Vec<Ack>, error: &Error) {
 }
 
 fn keep_trying(batch: Vec<Ack>, error: &Error) -> Vec<Ack> {
-    let now = Instant::now();
     let mut kept = Vec::with_capacity(batch.len());
     for mut ack in batch {
-        if now < ack.until {
-            ack.tried = true;
+        if ack.trying.has_time() {
+            ack.trying.tried = true;
             kept.push(ack);
         } else {
             let _ = ack.done.send(Err(error.clone()));

@@ -1,12 +1,11 @@
 //! What a backend on the same server sees of this broker.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use async_trait::async_trait;
 use canvas_core::Result;
 use canvas_core::broker::{Outgoing, Receipt};
-use canvas_redis::Queues;
+use canvas_redis::{Queues, Seat};
 
 use crate::hub::Hub;
 use crate::scripts;
@@ -33,8 +32,8 @@ impl Queues for Shown {
         self.0.address(outgoing).await
     }
 
-    fn lease_end(&self, receipt: &Receipt) -> Instant {
-        self.0.lease_end(receipt)
+    fn seat(&self, receipt: &Receipt, list: &str) -> Option<Box<dyn Seat>> {
+        self.0.seat(receipt, list)
     }
 
     fn landed(&self, receipt: &Receipt) {

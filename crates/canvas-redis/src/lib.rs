@@ -19,7 +19,7 @@ mod url;
 pub use backoff::Backoff;
 pub use fault::{Fault, wrong_type};
 pub use link::{Link, Live};
-pub use queues::{Companion, Queues};
+pub use queues::{Companion, Queues, Seat};
 pub use script::run_script;
 pub use sentinel::SentinelOptions;
 pub use server::{Server, ServerOptions};

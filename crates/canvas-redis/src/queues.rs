@@ -3,7 +3,6 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::time::Instant;
 
 use async_trait::async_trait;
 use canvas_core::Result;
@@ -32,11 +31,33 @@ pub trait Queues: Send + Sync + Debug {
     /// written as JSON.
     async fn address(&self, outgoing: &Outgoing) -> Result<(Vec<String>, Vec<u8>)>;
 
-    /// Until when a delivery is nobody else's.
-    fn lease_end(&self, receipt: &Receipt) -> Instant;
+    /// A seat for the one message that follows a delivery, to be put into this
+    /// list: at the consumer that has the delivery, if it has nothing else to
+    /// do.
+    fn seat(&self, receipt: &Receipt, list: &str) -> Option<Box<dyn Seat>>;
 
     /// Takes note that a delivery is not out any more.
     fn landed(&self, receipt: &Receipt);
+}
+
+/// A place at a consumer, kept free for a message. It is given up when this is
+/// dropped.
+pub trait Seat: Send + Sync + Debug {
+    /// The tag that the message is recorded under.
+    fn tag(&self) -> &str;
+
+    /// What follows the message in its record.
+    fn tail(&self) -> &str;
+
+    /// What is added to the time, in seconds, to make the score of the tag.
+    fn offset(&self) -> f64;
+
+    /// The lists that go before: if one of them has a message, that is next,
+    /// and the one that follows has to wait in line.
+    fn lists(&self) -> &[String];
+
+    /// The message was recorded as out at this consumer.
+    fn take(self: Box<Self>, message: Vec<u8>);
 }
 
 /// What [`Broker::companion`](canvas_core::Broker::companion) gives.
