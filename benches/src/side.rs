@@ -60,8 +60,8 @@ impl Settings {
             .configure(|config| {
                 config.task_default_queue.clone_from(&self.queue);
                 config.continuation_reference_size = self.references;
-                // 32 times two cores: as many as Celery's worker takes.
-                config.worker_prefetch_multiplier = 32;
+                // Async tasks, of which many run at a time; 256 are taken.
+                config.worker_concurrency = Some(64);
             })
             .task::<add>()
             .task::<add_quietly>()

@@ -2,7 +2,7 @@
 //! would write it, or with `--ceiling` the hand-written one.
 //!
 //! `side-worker --url URL [--queue NAME] [--ceiling] [--references BYTES]
-//! [--concurrency N] [--prefetch N]`
+//! [--concurrency N] [--prefetch N] [--threads N]`
 
 use std::error::Error;
 use std::num::NonZeroUsize;
@@ -10,9 +10,11 @@ use std::num::NonZeroUsize;
 use canvas::WorkerExt;
 use canvas_benches::ceiling;
 use canvas_benches::side::Settings;
+use tokio::runtime::Builder;
 
-#[tokio::main]
-async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
+type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
+
+fn main() -> Outcome {
     tracing_subscriber::fmt()
         .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
         .with_writer(std::io::stderr)
@@ -24,6 +26,7 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     };
     let mut is_ceiling = false;
     let (mut concurrency, mut prefetch) = (None, None);
+    let mut threads = 1;
     let mut arguments = std::env::args().skip(1);
     while let Some(option) = arguments.next() {
         if option == "--ceiling" {
@@ -36,20 +39,33 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
             "--queue" => settings.queue = value,
             "--references" => settings.references = Some(value.parse()?),
             "--concurrency" => concurrency = Some(value.parse::<NonZeroUsize>()?),
+            "--threads" => threads = value.parse::<NonZeroUsize>()?.get(),
             "--prefetch" => prefetch = Some(value.parse::<NonZeroUsize>()?),
             _ => return Err(format!("no such option: {option}").into()),
         }
     }
-    if is_ceiling {
-        return ceiling::work(&settings.url, &settings.queue).await;
+    let work = async {
+        if is_ceiling {
+            return ceiling::work(&settings.url, &settings.queue).await;
+        }
+        let mut worker = settings.app()?.worker();
+        if let Some(tasks) = concurrency {
+            worker = worker.concurrency(tasks.get());
+        }
+        if let Some(messages) = prefetch {
+            worker = worker.prefetch(messages.get());
+        }
+        worker.run().await?;
+        Ok(())
+    };
+    // Tasks that take next to no time are best run where they were fetched:
+    // handing each to another thread costs more than it takes.
+    let mut runtime = match threads {
+        1 => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    if threads > 1 {
+        runtime.worker_threads(threads);
     }
-    let mut worker = settings.app()?.worker();
-    if let Some(tasks) = concurrency {
-        worker = worker.concurrency(tasks.get());
-    }
-    if let Some(messages) = prefetch {
-        worker = worker.prefetch(messages.get());
-    }
-    worker.run().await?;
-    Ok(())
+    runtime.enable_all().build()?.block_on(work)
 }

@@ -4,8 +4,9 @@
 -- ARGV: the id of the member; its place; the part as JSON; '1' if it is a
 -- success; for how long to claim; the life of all this, or '0' for ever; who
 -- asks; how long the size may be unknown; how long a closed join is
--- remembered, and how long the shape of its header lives, each '0' for ever.
--- Times are in milliseconds.
+-- remembered, and how long the shape of its header lives, each '0' for ever;
+-- '1' if a member has just arrived in the same call, so that what each arrival
+-- touches lives on as it is. Times are in milliseconds.
 --
 -- The first six keys are Celery's, and what is in them is as its own script
 -- CHORD_PART_RETURN leaves it, so that both may work on one join.
@@ -41,11 +42,14 @@ local function count()
 end
 
 local function renew()
+    local just_renewed = ARGV[11] == '1'
     if life ~= '0' then
-        touched[#touched + 1] = parts
-        touched[#touched + 1] = arrived
-        if expected then
-            touched[#touched + 1] = size
+        if not just_renewed then
+            touched[#touched + 1] = parts
+            touched[#touched + 1] = arrived
+            if expected then
+                touched[#touched + 1] = size
+            end
         end
         if grown_by then
             touched[#touched + 1] = growth
@@ -58,40 +62,23 @@ local function renew()
             redis.call('PEXPIRE', key, life)
         end
     end
-    if ARGV[10] ~= '0' then
+    if ARGV[10] ~= '0' and not just_renewed then
         redis.call('PEXPIRE', group, ARGV[10])
     end
 end
 
-local function close()
-    if ARGV[9] == '0' then
-        redis.call('SET', claim, 'done')
-    else
-        redis.call('SET', claim, 'done', 'PX', ARGV[9])
-    end
-end
-
--- Counts the successes among the parts.
-local function successes()
-    local found = 0
-    for _, text in ipairs(redis.call('ZRANGE', parts, 0, -1)) do
-        if string.match(text, '^%s*%[%s*1%s*,%s*"[^"]*"%s*,%s*"SUCCESS"') then
-            found = found + 1
-        end
-    end
-    return found
-end
-
-local function now()
+-- The time in milliseconds, where it is needed.
+local now
+if held == 'done' or not expected then
     local time = redis.call('TIME')
-    return time[1] * 1000 + math.floor(time[2] / 1000)
+    now = time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
 -- The member that asks for the size has arrived: the join was closed between
 -- two of its questions.
 if held == 'done' then
     local watcher, deadline = unpack(redis.call('HMGET', waits, 'member', 'until'))
-    if watcher == member and now() < tonumber(deadline) then
+    if watcher == member and now < tonumber(deadline) then
         redis.call('DEL', waits)
         return { 'closed' }
     end
@@ -115,7 +102,11 @@ end
 
 if held and not expected then
     -- Celery drops the size once it has failed the body.
-    close()
+    if ARGV[9] == '0' then
+        redis.call('SET', claim, 'done')
+    else
+        redis.call('SET', claim, 'done', 'PX', ARGV[9])
+    end
     return { 'closed' }
 end
 
@@ -140,7 +131,6 @@ if not expected then
     if grace == 0 then
         return { 'missing' }
     end
-    local now = now()
     local is_new = count()
     local watcher = redis.call('HGET', waits, 'member')
     local deadline = tonumber(redis.call('HGET', waits, 'until') or 0)
@@ -173,7 +163,12 @@ if enough < expected then
     good = tonumber(succeeded or 0)
     -- A Python worker does not count successes.
     if tonumber(counted or 0) ~= present then
-        good = successes()
+        good = 0
+        for _, text in ipairs(redis.call('ZRANGE', parts, 0, -1)) do
+            if string.match(text, '^%s*%[%s*1%s*,%s*"[^"]*"%s*,%s*"SUCCESS"') then
+                good = good + 1
+            end
+        end
     end
 end
 

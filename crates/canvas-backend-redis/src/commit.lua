@@ -49,9 +49,19 @@ local tag
 -- Each gives nil to go on.
 local make = {}
 
+-- Most often nothing is stored yet, and that is found out by storing it.
+local function store_first(key, json)
+    if result_life == '0' then
+        return redis.call('SET', key, json, 'NX')
+    end
+    return redis.call('SET', key, json, 'NX', 'PX', result_life)
+end
+
 function make.S(id, json, has_ended)
     local key = results .. id
-    if store({ key }, { json, has_ended, result_life }) == 0 then
+    if store_first(key, json) then
+        redis.call('PUBLISH', key, json)
+    elseif store({ key }, { json, has_ended, result_life }) == 0 then
         return { 'standing', redis.call('GET', key) }
     end
 end
@@ -72,25 +82,45 @@ function make.O(join, size, quorum)
     open({ join .. '.s', join .. '.c', join .. '.q' }, { size, quorum, join_life })
 end
 
-function make.A(join, member, place, part, is_success, asker)
-    local keys = {
-        join .. '.j', join .. '.t', join .. '.s', join .. '.d', join .. '.c', join,
-        join .. '.q', join .. '.n', join .. '.g', join .. '.w',
-    }
-    local found = arrive(keys, {
+-- The keys of a join, and whether a member has arrived at it in this call.
+local joins = {}
+
+local function join_of(group)
+    local join = joins[group]
+    if not join then
+        join = {
+            keys = {
+                group .. '.j', group .. '.t', group .. '.s', group .. '.d', group .. '.c', group,
+                group .. '.q', group .. '.n', group .. '.g', group .. '.w',
+            },
+            is_renewed = '0',
+        }
+        joins[group] = join
+    end
+    return join
+end
+
+function make.A(group, member, place, part, is_success, asker)
+    local join = join_of(group)
+    local found = arrive(join.keys, {
         member, place, part, is_success, lease, join_life, asker, grace, closed_life, group_life,
+        join.is_renewed,
     })
+    join.is_renewed = '1'
     if found[1] ~= 'waiting' and found[1] ~= 'closed' then
         return found
     end
 end
 
-function make.C(join, claim)
-    local keys = {
-        join .. '.j', join .. '.t', join .. '.s', join .. '.d', join .. '.c',
-        join .. '.q', join .. '.n', join .. '.g', join .. '.w',
-    }
+function make.C(group, claim)
+    local keys = {}
+    for _, key in ipairs(join_of(group).keys) do
+        if key ~= group then
+            keys[#keys + 1] = key
+        end
+    end
     close(keys, { claim, closed_life })
+    joins[group] = nil
 end
 
 local function next_tag(common, rest)

@@ -3,19 +3,6 @@
 -- ARGV: the JSON; '1' if the task has ended with it; its life in milliseconds,
 -- or '0' for ever.
 -- Gives 1, or 0 if an earlier end stands.
---
--- Most often nothing is stored yet, and that is found out by storing it.
-local is_new
-if ARGV[3] == '0' then
-    is_new = redis.call('SET', KEYS[1], ARGV[1], 'NX')
-else
-    is_new = redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[3])
-end
-if is_new then
-    redis.call('PUBLISH', KEYS[1], ARGV[1])
-    return 1
-end
-
 local ENDS = { SUCCESS = true, FAILURE = true, REVOKED = true, IGNORED = true }
 
 local old = redis.call('GET', KEYS[1])

@@ -287,12 +287,10 @@ impl Pump {
         let first = self.number;
         self.number += most as u64;
         let at = Instant::now();
-        let mut keys = vec![
+        let keys = self.hub.layout.lists_of(queues);
+        let mut arguments = vec![
             self.hub.layout.unacked.clone(),
             self.hub.layout.index.clone(),
-        ];
-        keys.extend(self.hub.layout.lists_of(queues));
-        let mut arguments = vec![
             most.to_string(),
             FETCH_BYTES.to_string(),
             self.hub.lease_offset(self.shared.lease).to_string(),

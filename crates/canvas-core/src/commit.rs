@@ -235,18 +235,46 @@ impl Committer {
 
     /// Makes effects that only prepare and publish: those of a client.
     ///
+    /// What prepares goes before what is published, some hundred effects at a
+    /// time: a join may be open, and a continuation kept, earlier than need be.
+    ///
     /// # Errors
     /// The first error of the broker or the backend.
     pub async fn send(&self, effects: impl IntoIterator<Item = Effect>) -> Result<()> {
         const BATCH: usize = 512;
-        let mut batch = Vec::new();
-        for effect in effects {
-            if !matches!(effect, Effect::Publish(_)) || batch.len() >= BATCH {
-                self.publish(std::mem::take(&mut batch)).await?;
+        let mut effects = effects.into_iter();
+        loop {
+            let (mut preparing, mut batch) = (Vec::new(), Vec::new());
+            for effect in effects.by_ref().take(BATCH) {
+                match effect {
+                    Effect::Publish(outgoing) => batch.push(*outgoing),
+                    effect => preparing.push(effect),
+                }
             }
-            self.prepare(effect, &mut batch).await?;
+            if preparing.is_empty() && batch.is_empty() {
+                return Ok(());
+            }
+            self.prepare_all(preparing, &mut batch).await?;
+            self.publish(batch).await?;
         }
-        self.publish(batch).await
+    }
+
+    async fn prepare_all(&self, effects: Vec<Effect>, batch: &mut Vec<Outgoing>) -> Result<()> {
+        let Some(together) = self.together.as_ref().filter(|_| effects.len() > 1) else {
+            for effect in effects {
+                self.prepare(effect, batch).await?;
+            }
+            return Ok(());
+        };
+        let work: Vec<Work> = effects.into_iter().map(Work::Do).collect();
+        match together.make(&work, None).await? {
+            Made::All { .. } => Ok(()),
+            // A client stores nothing that might stand against it.
+            Made::Until { at, found } => Err(Error::Connection {
+                operation: "backend.commit",
+                reason: format!("{:?} has found {found:?}", work.get(at)),
+            }),
+        }
     }
 
     async fn recall(&self, key: &Id) -> Result<Option<Vec<Sealed>>> {

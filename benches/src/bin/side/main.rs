@@ -32,9 +32,10 @@ side takes
   --rounds N       so many rounds
   --sides NAMES    only these of canvas, references, celery, ceiling
   --tasks N        so many tasks for canvas and the ceiling to enqueue and drain
-  --concurrency N  of our worker, instead of one task a core
-  --prefetch N     of our worker, instead of 32 for each of these
-  --references N   keep what is larger than N bytes, 512 if not said
+  --concurrency N  of our worker, instead of 64
+  --prefetch N     of our worker, instead of 4 for each of these
+  --threads N      of the Rust workers, instead of one
+  --references N   keep what is larger than N bytes, 700 if not said
   --python PATH    a Python that has Celery 5.7
   --output FOLDER  where the report goes, target/bench if not said";
 
@@ -82,6 +83,7 @@ async fn side_by_side() -> Outcome<()> {
         if options.benches.iter().any(|bench| bench.concerns(*side)) {
             let peer = Peer::start(*side, &server, &options.setup).await?;
             setting.versions.extend(peer.versions.clone());
+            peer.worker.let_run(false)?;
             peers.push(peer);
         }
     }
@@ -100,9 +102,16 @@ async fn side_by_side() -> Outcome<()> {
                     round + 1
                 );
                 let began = Instant::now();
-                let measured = bench.measure(peer, &mut server, scale, &mut samples).await;
+                let measured = async {
+                    peer.wake().await?;
+                    bench
+                        .measure(peer, &mut server, scale, &mut samples)
+                        .await?;
+                    peer.database.clear().await?;
+                    peer.worker.let_run(false)
+                };
+                let measured = measured.await;
                 measured.map_err(|error| format!("{what}: {error}"))?;
-                peer.database.clear().await?;
                 eprintln!("{:>6.1} s  {what}", began.elapsed().as_secs_f64());
             }
         }
@@ -149,7 +158,7 @@ impl Options {
             python: std::env::var_os("CANVAS_CELERY_PYTHON").map(PathBuf::from),
             folder: target.unwrap_or(&PathBuf::from("target")).join("bench"),
             worker: Vec::new(),
-            references: 512,
+            references: 700,
         };
         let (mut quick, mut rounds, mut tasks) = (false, None, None);
         let (mut only, mut sides) = (String::new(), String::new());
@@ -169,7 +178,9 @@ impl Options {
                 "--rounds" => rounds = Some(value.parse()?),
                 "--tasks" => tasks = Some(value.parse()?),
                 "--references" => setup.references = value.parse()?,
-                "--concurrency" | "--prefetch" => setup.worker.extend([option, value]),
+                "--concurrency" | "--prefetch" | "--threads" => {
+                    setup.worker.extend([option, value])
+                }
                 "--python" => setup.python = Some(value.into()),
                 "--output" => setup.folder = value.into(),
                 _ => return Err(USAGE.into()),

@@ -146,6 +146,16 @@ struct Place {
     stage: String,
 }
 
+impl Peer {
+    /// Lets its worker run again, which it does only in its turn: what an idle
+    /// worker does must not be to the cost of another side. Then waits until it
+    /// has found its way back.
+    pub(crate) async fn wake(&mut self) -> Outcome<()> {
+        self.worker.let_run(true)?;
+        self.client.call(2).await.map(drop)
+    }
+}
+
 fn rust_worker(place: &Place, log: &Path, more: &[String]) -> Outcome<Program> {
     let program = std::env::current_exe()?.with_file_name("side-worker");
     if !program.exists() {

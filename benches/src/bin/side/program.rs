@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use serde_json::{Value, json};
@@ -36,7 +36,6 @@ pub(crate) struct Taken {
     pub(crate) pss: u64,
     /// Processor time so far, in seconds.
     pub(crate) cpu: f64,
-    pub(crate) processes: usize,
 }
 
 impl Program {
@@ -63,16 +62,38 @@ impl Program {
     /// What it takes now.
     pub(crate) fn taken(&self) -> Taken {
         let mut taken = Taken::default();
-        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let folder = entry.path();
-            if let Some(cpu) = cpu_of(&folder, self.group) {
-                taken.processes += 1;
-                taken.cpu += cpu;
-                taken.rss += kib(&folder.join("smaps_rollup"), "Rss:") * 1024;
-                taken.pss += kib(&folder.join("smaps_rollup"), "Pss:") * 1024;
-            }
+        for (folder, cpu) in self.processes() {
+            taken.cpu += cpu;
+            taken.rss += kib(&folder.join("smaps_rollup"), "Rss:") * 1024;
+            taken.pss += kib(&folder.join("smaps_rollup"), "Pss:") * 1024;
         }
         taken
+    }
+
+    /// Lets it run, or not: who keeps it runs on, so it ends all the same.
+    pub(crate) fn let_run(&self, runs: bool) -> Outcome<()> {
+        let mut kill = std::process::Command::new("kill");
+        kill.arg(if runs { "-CONT" } else { "-STOP" });
+        kill.args(
+            self.processes()
+                .iter()
+                .filter_map(|(folder, _)| folder.file_name()),
+        );
+        let status = kill.status()?;
+        if status.success() {
+            Ok(())
+        } else {
+            Err("a worker has ended: does its log say why?".into())
+        }
+    }
+
+    /// Its processes in /proc, each with its processor time.
+    fn processes(&self) -> Vec<(PathBuf, f64)> {
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let folders = entries.map(|entry| entry.path());
+        folders
+            .filter_map(|folder| cpu_of(&folder, self.group).map(|cpu| (folder, cpu)))
+            .collect()
     }
 }
 

@@ -278,6 +278,22 @@ async fn settling_is_given_up_when_the_lease_has_ended() {
 }
 
 #[tokio::test]
+async fn a_lease_that_ends_in_an_outage_is_noticed_after_it() {
+    let mut redis = Redis::durable();
+    let broker = redis.broker();
+    publish(&broker, "q", &["1"]).await;
+    let mut consumer = consume(&broker, &["q"], 1, Duration::from_millis(500)).await;
+    let held = next(&mut consumer).await;
+    redis.kill();
+    nothing(&mut consumer, Duration::from_millis(700)).await;
+    redis.restart();
+    let again = next(&mut consumer).await;
+    assert_eq!(id(&again), "1");
+    assert!(again.redelivered);
+    assert_eq!(ack(&broker, &held).await, Settled::Stale);
+}
+
+#[tokio::test]
 async fn those_who_listen_hear_again_after_an_outage() {
     let mut redis = Redis::durable();
     let broker = redis.broker();
