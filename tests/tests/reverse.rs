@@ -210,6 +210,17 @@ async fn a_failed_member_fails_the_body_and_is_named() {
 
 #[tokio::test]
 #[ignore = "needs a stock Celery worker"]
+async fn a_failed_member_calls_the_error_callbacks_of_a_body_that_is_a_chain() {
+    let key = key();
+    let errback = Signature::new("t.told").kwarg("key", key.as_str());
+    let body = (sum() | add(1)).link_error(errback);
+    let (_, result) = apply(chord([ok(1), fail("member")], body)).await;
+    assert_eq!(failure(&result).await.exc_type, "ChordError");
+    assert_eq!(notes(&key, 1).await.len(), 1);
+}
+
+#[tokio::test]
+#[ignore = "needs a stock Celery worker"]
 async fn maps_and_chunks_run_there() {
     assert_eq!(
         gives(map(Signature::new("t.add"), [1, 2, 3])).await,

@@ -239,8 +239,8 @@ impl Hub {
     /// lease that was asked for ends: those who look for leases that have ended
     /// do so now and then.
     fn lease(&self, asked: Duration) -> Duration {
-        let until_seen = self.config.sweep_interval.mul_f64(1.25);
-        asked - until_seen.min(asked / 8)
+        let until_seen = self.config.sweep_interval.mul_f64(1.5);
+        asked - until_seen.min(asked / 6)
     }
 }
 

@@ -212,8 +212,8 @@ impl<Out: DeserializeOwned> TypedResult<Out> {
     /// # Errors
     /// As [`AsyncResult::get_timeout`].
     pub async fn get_timeout(&self, timeout: Duration) -> Result<Out> {
-        self.result.get_timeout(timeout).await?;
-        self.result.get_as().await
+        let value = self.result.get_timeout(timeout).await?;
+        self.result.read_as(value)
     }
 
     /// The state.

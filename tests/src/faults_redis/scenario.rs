@@ -32,8 +32,8 @@ const STOPPED: Duration = Duration::from_secs(5);
 const UP: Duration = Duration::from_secs(5);
 
 /// How long it may take to notice that a lease is over: they are looked for
-/// every 0.75 to 1.25 seconds, and machines are slow.
-const NOTICED: Duration = Duration::from_secs(2);
+/// in time, but machines are slow.
+const NOTICED: Duration = Duration::from_secs(1);
 
 /// When no chord has ended for this long and a lease, none will.
 const QUIET: Duration = Duration::from_secs(30);

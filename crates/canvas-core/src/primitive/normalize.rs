@@ -258,7 +258,18 @@ fn normalize_chord(mut chord: Signature) -> Result<Signature> {
         )));
     };
     let mut options = std::mem::take(&mut chord.options);
+    // A Python worker that finds that a member has failed looks for the error
+    // callbacks of a chain on the chain itself, though it runs none.
+    let errbacks = match body.shape {
+        Shape::Chain(_) => body.options.error_links()?,
+        _ => Vec::new(),
+    };
     let mut body = normalize(body)?;
+    if matches!(body.shape, Shape::Chain(_)) {
+        for errback in errbacks {
+            body.add_link_error(errback);
+        }
+    }
     if is_empty_group(&body) {
         // As in `group | group()`, where nothing follows the group.
         let mut group = parts.header;

@@ -113,7 +113,11 @@ impl AsyncResult {
     /// # Errors
     /// As [`get`](Self::get), and [`Error::Encoding`] if it is no `T`.
     pub async fn get_as<T: DeserializeOwned>(&self) -> Result<T> {
-        let value = self.get().await?;
+        self.read_as(self.get().await?)
+    }
+
+    /// Reads a value of this result as a `T`.
+    pub(crate) fn read_as<T: DeserializeOwned>(&self, value: Value) -> Result<T> {
         serde_json::from_value(value).map_err(|e| Error::Encoding {
             action: "decode",
             what: format!("the result of {}", self.id()),
