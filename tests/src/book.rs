@@ -157,6 +157,9 @@ mod worker {}
 #[doc = include_str!("../../docs/src/references.md")]
 mod references {}
 
+#[doc = include_str!("../../docs/src/benchmarks.md")]
+mod benchmarks {}
+
 #[doc = include_str!("../../docs/src/configuration.md")]
 mod configuration {}
 
