@@ -62,16 +62,28 @@ async fn run(app: &Canvas, nodes: &[Node]) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
     for batch in nodes.chunks(BATCH) {
         let mut places: Vec<Vec<(String, Id)>> = Vec::new();
+        let mut canvases = Vec::new();
         for node in batch {
-            let result = app.apply(node.signature()).await.unwrap();
+            let mut canvas = node.signature();
+            let tree = canvas.freeze().unwrap();
             let (_, callbacks) = evaluate(node);
             let mut all = Vec::new();
-            walk(result.tree(), "", &mut all);
+            walk(&tree, "", &mut all);
             all.extend(callbacks.into_iter().map(|(id, _)| (id.to_string(), id)));
             places.push(all);
+            canvases.push(canvas);
         }
         let ids: Vec<Id> = places.iter().flatten().map(|(_, id)| id.clone()).collect();
-        let ended = watch(app, &ids).await;
+        // They are watched from before they are sent. Celery sends a retry
+        // first and stores RETRY then, having looked for a SUCCESS before both:
+        // where another worker is quicker, what is stored last is RETRY, and
+        // that the task has succeeded was told only once.
+        let send = async {
+            for canvas in canvases {
+                app.apply(canvas).await.unwrap();
+            }
+        };
+        let (ended, ()) = tokio::join!(watch(app, &ids), send);
         for place in places {
             let found = place
                 .into_iter()
