@@ -147,10 +147,6 @@ impl Together for OneServer {
             let may_be_taken = follows_alone && place + 1 == work.len();
             self.0.pack(place, one, may_be_taken, &mut run).await?;
         }
-        // A client waits for the last step of a chain, not for those before it.
-        if work.iter().any(is_publish) {
-            run.retold.clear();
-        }
         let must_start = {
             let mut waiting = self.0.waiting();
             waiting.runs.push(run);

@@ -23,6 +23,7 @@ use canvas_core::together::{Found, Made};
 use canvas_core::{
     Arrive, Backend, Broker, Effect, Error, Message, Signature, State, TaskMeta, Together, Work,
 };
+use futures_util::StreamExt;
 use support::{Redis, soon, success};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -281,6 +282,22 @@ async fn a_commit_whose_answer_is_lost_is_not_made_twice() {
         assert_eq!(here.broker.len("next").await.unwrap(), before + 1);
         assert_eq!(here.out().await, 0);
     }
+}
+
+/// A task with a callback may be what a client waits for: see `retell.rs`.
+#[tokio::test]
+async fn a_result_that_a_message_follows_is_told_of_again_too() {
+    let here = OneServer::start().await;
+    let url = here.redis.url().replace("redis+socket", "unix");
+    let client = redis::Client::open(url).unwrap();
+    let mut ear = client.get_async_pubsub().await.unwrap();
+    ear.subscribe("celery-task-meta-1").await.unwrap();
+    let mut meta = success("1", 1);
+    meta.parent_id = Some("parent".into());
+    let work = [store(meta), publish("next", "callback")];
+    let made = here.together.make(&work, None).await;
+    assert_eq!(made.unwrap(), Made::All { settled: None });
+    assert_eq!(soon(ear.on_message().take(2).count()).await, 2);
 }
 
 /// An idle worker that is alone with a chain passes it to itself.
