@@ -67,7 +67,8 @@ impl Shared {
     /// queue but one has a place more, so that none keeps another waiting.
     fn limit(&self, state: &State) -> u16 {
         let more = state.queues.len().saturating_sub(1);
-        u16::try_from(state.prefetch.saturating_add(more)).unwrap_or(0)
+        // 0 would be any number; what comes then waits here.
+        u16::try_from(state.prefetch.max(1).saturating_add(more)).unwrap_or(0)
     }
 
     /// Opens a channel, and consumes on it.
@@ -90,13 +91,11 @@ impl Shared {
                 QueueType::Classic if queues.len() > 1 => prefetch,
                 QueueType::Classic => 0,
             };
-            if self.kind == QueueType::Classic {
-                let limit = self.limit(&self.state());
-                set_limit(&channel, limit, true).await?;
-            }
+            let limit = self.limit(&self.state());
+            self.set_limits(&channel, limits.each, limit).await?;
             let mut streams = Vec::new();
             for queue in &queues {
-                let stream = self.subscribe(&channel, queue, limits.each).await?;
+                let stream = self.subscribe(&channel, queue).await?;
                 streams.push((queue.clone(), stream));
             }
             Ok::<_, lapin::Error>(streams)
@@ -106,13 +105,23 @@ impl Shared {
         Ok(())
     }
 
+    /// Sets the limit of consumers to come, and then that of the channel, which
+    /// is lifted by setting the other, and which quorum queues do not have.
+    async fn set_limits(&self, channel: &Channel, each: u16, limit: u16) -> lapin::Result<()> {
+        channel
+            .basic_qos(each, BasicQosOptions { global: false })
+            .await?;
+        match self.kind {
+            QueueType::Classic => set_limit(channel, limit).await,
+            QueueType::Quorum => Ok(()),
+        }
+    }
+
     async fn subscribe(
         &self,
         channel: &Channel,
         queue: &str,
-        each: u16,
     ) -> lapin::Result<lapin::Consumer> {
-        set_limit(channel, each, false).await?;
         let tag = format!("canvas-{}-{}", std::process::id(), next_epoch());
         channel
             .basic_consume(
@@ -243,7 +252,7 @@ impl Shared {
     async fn resubscribe(&self, hub: &Hub) {
         let lost = std::mem::take(&mut self.state().lost);
         for queue in lost {
-            let limits = self.changing.lock().await;
+            let _limits = self.changing.lock().await;
             let channel = {
                 let state = self.state();
                 let wanted = state.queues.contains(&queue) && !state.closed;
@@ -253,7 +262,7 @@ impl Shared {
             tracing::warn!(queue = &*queue, "RabbitMQ has ended this consumer; starting another");
             let again = async {
                 hub.layout.declare(&channel, &queue).await?;
-                self.subscribe(&channel, &queue, limits.each).await
+                self.subscribe(&channel, &queue).await
             };
             match again.await {
                 Ok(stream) => self.state().add_stream(queue, stream),
@@ -306,8 +315,10 @@ impl Shared {
     }
 }
 
-async fn set_limit(channel: &Channel, limit: u16, global: bool) -> lapin::Result<()> {
-    channel.basic_qos(limit, BasicQosOptions { global }).await
+async fn set_limit(channel: &Channel, limit: u16) -> lapin::Result<()> {
+    channel
+        .basic_qos(limit, BasicQosOptions { global: true })
+        .await
 }
 
 /// Waits until the server has done what it was told on this channel, and all
@@ -411,20 +422,23 @@ impl Consumer for AmqpConsumer {
         let telling = async {
             let each = u16::try_from(prefetch.max(1)).unwrap_or(0);
             let is_more = limits.each != 0 && (each == 0 || each > limits.each);
-            if shared.kind == QueueType::Classic {
-                set_limit(&channel, limit.max(1), true).await?;
+            if !is_more {
+                return match shared.kind {
+                    QueueType::Classic => set_limit(&channel, limit).await,
+                    // What is fetched too much waits here.
+                    QueueType::Quorum => Ok(()),
+                };
             }
             // The limit of a consumer is fixed when it starts.
-            if is_more {
-                limits.each = match shared.kind {
-                    QueueType::Classic => 0,
-                    QueueType::Quorum => each,
-                };
-                shared.cancel(None).await?;
-                for queue in queues {
-                    let stream = shared.subscribe(&channel, &queue, limits.each).await?;
-                    shared.state().add_stream(queue, stream);
-                }
+            limits.each = match shared.kind {
+                QueueType::Classic => 0,
+                QueueType::Quorum => each,
+            };
+            shared.cancel(None).await?;
+            shared.set_limits(&channel, limits.each, limit).await?;
+            for queue in queues {
+                let stream = shared.subscribe(&channel, &queue).await?;
+                shared.state().add_stream(queue, stream);
             }
             Ok(())
         };
@@ -434,7 +448,7 @@ impl Consumer for AmqpConsumer {
 
     async fn add_queue(&mut self, queue: &str) -> Result<()> {
         let shared = &self.shared;
-        let limits = shared.changing.lock().await;
+        let _limits = shared.changing.lock().await;
         let queue: Arc<str> = queue.into();
         let (channel, limit) = {
             let mut state = shared.state();
@@ -450,9 +464,9 @@ impl Consumer for AmqpConsumer {
         let telling = async {
             self.hub.layout.declare(&channel, &queue).await?;
             if shared.kind == QueueType::Classic {
-                set_limit(&channel, limit, true).await?;
+                set_limit(&channel, limit).await?;
             }
-            let stream = shared.subscribe(&channel, &queue, limits.each).await?;
+            let stream = shared.subscribe(&channel, &queue).await?;
             shared.state().add_stream(queue.clone(), stream);
             Ok(())
         };

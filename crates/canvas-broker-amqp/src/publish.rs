@@ -48,6 +48,9 @@ struct Open {
     channel: Channel,
     /// What was declared on this connection.
     declared: Mutex<HashSet<Declared>>,
+    /// Held while something is declared: a quorum queue that is declared by
+    /// many at once refuses its first messages.
+    declaring: tokio::sync::Mutex<()>,
     /// Held while a batch is handed over: the library numbers messages, and
     /// queues them, in two steps.
     order: Mutex<()>,
@@ -248,6 +251,7 @@ impl Publisher {
         let open = Arc::new(Open {
             channel,
             declared: Mutex::default(),
+            declaring: tokio::sync::Mutex::default(),
             order: Mutex::new(()),
         });
         *current = Some(open.clone());
@@ -257,6 +261,10 @@ impl Publisher {
     /// Declares what was not declared on this channel, on one of its own: to
     /// be refused ends a channel.
     async fn declare(&self, operation: &'static str, open: &Open, needs: &[Declared]) -> Result<()> {
+        if open.missing(needs).is_empty() {
+            return Ok(());
+        }
+        let _declaring = open.declaring.lock().await;
         let missing = open.missing(needs);
         if missing.is_empty() {
             return Ok(());

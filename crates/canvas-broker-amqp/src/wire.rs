@@ -272,7 +272,9 @@ mod tests {
         let entries: Vec<Value> = serde_json::from_slice(&text).unwrap();
         let messages = entries
             .iter()
-            .flat_map(|entry| entry["messages"].as_array().unwrap());
+            .flat_map(|entry| entry["messages"].as_array().unwrap())
+            // Their bodies are not here.
+            .filter(|message| message["headers"].get("compression").is_none());
         let read = messages.map(|message| Message {
             headers: Headers::from_map(message["headers"].as_object().unwrap().clone()),
             properties: Properties {

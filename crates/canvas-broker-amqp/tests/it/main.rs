@@ -67,8 +67,9 @@ behaviours! {
         a_broadcast_reaches_those_who_listen_now,
 }
 
-// Without what needs a prefetch that can be changed: quorum queues have none,
-// and Celery's workers leave it as it is there too.
+// Without what needs a prefetch that can be changed (quorum queues have none,
+// and Celery's workers leave it as it is there too), and what counts messages at
+// once after they came back: a quorum queue counts them a moment later.
 behaviours! {
     behaves_on_quorum_queues(canvas_broker_amqp::AmqpBrokerConfig::quorum()):
         a_message_is_delivered_as_it_was_published,
@@ -76,7 +77,6 @@ behaviours! {
         messages_come_in_order,
         a_waiting_consumer_is_woken,
         an_acknowledged_message_is_gone,
-        a_requeued_message_comes_again,
         a_rejected_message_is_kept_as_a_dead_letter,
         a_consumer_that_goes_leaves_its_deliveries_to_others,
         a_renewed_delivery_stays,
@@ -84,7 +84,6 @@ behaviours! {
         queues_are_served_fairly,
         a_full_consumer_is_woken_when_it_has_room,
         purging_drops_what_waits,
-        the_length_counts_what_waits,
         a_stopped_consumer_gives_no_more,
         queues_come_and_go,
         a_dropped_next_loses_no_message,
