@@ -117,11 +117,7 @@ impl Shared {
         }
     }
 
-    async fn subscribe(
-        &self,
-        channel: &Channel,
-        queue: &str,
-    ) -> lapin::Result<lapin::Consumer> {
+    async fn subscribe(&self, channel: &Channel, queue: &str) -> lapin::Result<lapin::Consumer> {
         let tag = format!("canvas-{}-{}", std::process::id(), next_epoch());
         channel
             .basic_consume(
@@ -195,7 +191,9 @@ impl Shared {
         let mut quiet = true;
         let mut cancelled = false;
         loop {
-            let Some(hub) = self.hub.upgrade() else { return };
+            let Some(hub) = self.hub.upgrade() else {
+                return;
+            };
             let (closed, done, holds) = {
                 let state = self.state();
                 (state.closed, state.out.is_empty(), state.holds())
@@ -226,6 +224,8 @@ impl Shared {
             }
             self.resubscribe(&hub).await;
             self.lapse().await;
+            // Of those who were dropped while they waited.
+            self.flush(None).await;
             drop(hub);
             let look = Instant::now() + LOOK;
             let until = self.state().next_deadline().map_or(look, |at| at.min(look));
@@ -259,7 +259,10 @@ impl Shared {
                 state.channel.clone().filter(|_| wanted)
             };
             let Some(channel) = channel else { continue };
-            tracing::warn!(queue = &*queue, "RabbitMQ has ended this consumer; starting another");
+            tracing::warn!(
+                queue = &*queue,
+                "RabbitMQ has ended this consumer; starting another"
+            );
             let again = async {
                 hub.layout.declare(&channel, &queue).await?;
                 self.subscribe(&channel, &queue).await

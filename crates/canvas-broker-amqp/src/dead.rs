@@ -32,7 +32,9 @@ impl Hub {
             match got.await {
                 Ok(Some(got)) => {
                     let body = got.delivery.data.into();
-                    letters.push(letter(wire::decode(&got.delivery.properties, &body).message));
+                    letters.push(letter(
+                        wire::decode(&got.delivery.properties, &body).message,
+                    ));
                 }
                 Ok(None) => break,
                 Err(error) if is_not_found(&error) => return Ok(letters),

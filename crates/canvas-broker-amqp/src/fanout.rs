@@ -34,7 +34,12 @@ type Heard = (String, Message);
 
 impl Hub {
     /// Sends to all who listen now.
-    pub(crate) async fn broadcast(&self, exchange: &str, key: &str, message: Message) -> Result<()> {
+    pub(crate) async fn broadcast(
+        &self,
+        exchange: &str,
+        key: &str,
+        message: Message,
+    ) -> Result<()> {
         let outgoing = Outgoing {
             to: Destination {
                 exchange: exchange.into(),
@@ -74,7 +79,9 @@ impl Hub {
             let expires = i32::try_from(EXPIRES.as_millis()).unwrap_or(i32::MAX);
             arguments.insert("x-expires".into(), expires.into());
             let name = queue.as_str();
-            channel.queue_declare(name.into(), options, arguments).await?;
+            channel
+                .queue_declare(name.into(), options, arguments)
+                .await?;
             bind(&channel, name, exchange, "#").await?;
             let options = BasicConsumeOptions {
                 no_ack: true,

@@ -48,6 +48,7 @@ mod link;
 mod publish;
 mod session;
 mod settle;
+mod start;
 mod url;
 mod wire;
 

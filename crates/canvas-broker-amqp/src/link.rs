@@ -218,7 +218,12 @@ impl Health {
         state.blocked = None;
         if let Some(lost) = state.down_since.take() {
             let after = lost.elapsed();
-            tracing::info!(server, connection = self.name, ?after, "connected to RabbitMQ again");
+            tracing::info!(
+                server,
+                connection = self.name,
+                ?after,
+                "connected to RabbitMQ again"
+            );
         }
     }
 
@@ -241,7 +246,11 @@ impl Health {
                 reason,
                 "RabbitMQ takes no messages for now"
             ),
-            None => tracing::info!(server, connection = self.name, "RabbitMQ takes messages again"),
+            None => tracing::info!(
+                server,
+                connection = self.name,
+                "RabbitMQ takes messages again"
+            ),
         }
         state.blocked = reason;
     }

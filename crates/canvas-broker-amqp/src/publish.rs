@@ -1,9 +1,7 @@
 //! Publishing: a batch is on its way at once, and each message is confirmed.
 
 use std::collections::HashSet;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use canvas_core::broker::Outgoing;
@@ -16,6 +14,7 @@ use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
 
 use crate::layout::{DELAY_EXCHANGE, Layout, delayed_key};
 use crate::link::{Link, fault};
+use crate::start::{Started, start};
 use crate::wire::{self, short};
 
 /// How many messages are on their way unconfirmed.
@@ -119,7 +118,8 @@ impl Publisher {
             self.send(OPERATION, &self.queues, &needs, here).await?;
         }
         if !elsewhere.is_empty() {
-            self.send(OPERATION, &self.exchanges, &[], elsewhere).await?;
+            self.send(OPERATION, &self.exchanges, &[], elsewhere)
+                .await?;
         }
         Ok(())
     }
@@ -131,7 +131,8 @@ impl Publisher {
         needs: &[Declared],
         message: Ready,
     ) -> Result<()> {
-        self.send(operation, &self.queues, needs, vec![message]).await
+        self.send(operation, &self.queues, needs, vec![message])
+            .await
     }
 
     /// Publishes to all who listen, if any do.
@@ -141,7 +142,8 @@ impl Publisher {
         let open = self.open(OPERATION, &self.broadcasts).await?;
         self.declare(OPERATION, &open, &needs).await?;
         // That nobody listens is nothing to tell.
-        self.confirmed(OPERATION, &open, vec![message], false).await?;
+        self.confirmed(OPERATION, &open, vec![message], false)
+            .await?;
         Ok(())
     }
 
@@ -231,7 +233,10 @@ impl Publisher {
                     Some(reason) => format!("RabbitMQ takes nothing for now: {reason}"),
                     None => "the connection may have died".to_owned(),
                 };
-                Err(lost(format!("not confirmed in {:?}: {why}", self.confirm_timeout)))
+                Err(lost(format!(
+                    "not confirmed in {:?}: {why}",
+                    self.confirm_timeout
+                )))
             }
         }
     }
@@ -260,7 +265,12 @@ impl Publisher {
 
     /// Declares what was not declared on this channel, on one of its own: to
     /// be refused ends a channel.
-    async fn declare(&self, operation: &'static str, open: &Open, needs: &[Declared]) -> Result<()> {
+    async fn declare(
+        &self,
+        operation: &'static str,
+        open: &Open,
+        needs: &[Declared],
+    ) -> Result<()> {
         if open.missing(needs).is_empty() {
             return Ok(());
         }
@@ -287,7 +297,7 @@ impl Publisher {
     }
 }
 
-type Sending = Pin<Box<dyn Future<Output = lapin::Result<PublisherConfirm>> + Send>>;
+type Sending = Started<lapin::Result<PublisherConfirm>>;
 
 impl Open {
     fn declared(&self) -> std::sync::MutexGuard<'_, HashSet<Declared>> {
@@ -303,7 +313,9 @@ impl Open {
             }
         }
         // Queues are bound to where delayed messages come out.
-        if missing.iter().any(|need| matches!(need, Declared::Queue(_)))
+        if missing
+            .iter()
+            .any(|need| matches!(need, Declared::Queue(_)))
             && !declared.contains(&Declared::Delays)
         {
             missing.insert(0, Declared::Delays);
@@ -325,10 +337,9 @@ impl Open {
             mandatory,
             ..BasicPublishOptions::default()
         };
-        let mut context = Context::from_waker(Waker::noop());
         let sent = messages.into_iter().map(|message| {
             let channel = self.channel.clone();
-            let mut sending: Sending = Box::pin(async move {
+            start(async move {
                 let Ready {
                     exchange,
                     routing_key,
@@ -338,13 +349,7 @@ impl Open {
                 channel
                     .basic_publish(exchange, routing_key, options, &body, properties)
                     .await
-            });
-            // The first look hands it over, and the next one is told when it
-            // has left.
-            match sending.as_mut().poll(&mut context) {
-                Poll::Ready(done) => Box::pin(std::future::ready(done)) as Sending,
-                Poll::Pending => sending,
-            }
+            })
         });
         sent.collect()
     }

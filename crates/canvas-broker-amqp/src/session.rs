@@ -119,7 +119,8 @@ impl State {
     /// Lets go of consumers that were cancelled, after what they have brought
     /// was taken in.
     pub(crate) fn drop_streams(&mut self, tags: &[lapin::types::ShortString]) {
-        self.streams.retain(|(_, stream)| !tags.contains(&stream.tag()));
+        self.streams
+            .retain(|(_, stream)| !tags.contains(&stream.tag()));
     }
 
     /// Takes in what has come; tells whether something new is wrong.
@@ -185,7 +186,9 @@ impl State {
             until: Instant::now() + lease,
         };
         self.out.insert(arrived.tag, out);
-        let before = read.before.map(|before| u32::try_from(before).unwrap_or(u32::MAX));
+        let before = read
+            .before
+            .map(|before| u32::try_from(before).unwrap_or(u32::MAX));
         Some(Delivery {
             message: read.message,
             receipt: receipt(consumer, self.epoch, arrived.tag),

@@ -16,6 +16,7 @@ use crate::hub::Hub;
 use crate::layout::DEAD_EXCHANGE;
 use crate::publish::{Declared, Ready, until};
 use crate::session::Out;
+use crate::start::start;
 use crate::wire::short;
 
 const OPERATION: &str = "broker.settle";
@@ -42,13 +43,18 @@ impl Hub {
                 Ok(()) => Ok(Settled::Done),
                 Err(_) => Ok(Settled::Stale),
             },
-            Settle::Reject(reason) => {
-                let moved = self.reject(&out, &reason).await;
-                consumer.moved(receipt.epoch, tag, out, moved).await
-            }
-            Settle::Defer(at) => {
-                let moved = self.defer(&out, at).await;
-                consumer.moved(receipt.epoch, tag, out, moved).await
+            Settle::Reject(_) | Settle::Defer(_) => {
+                let mut moving = Moving {
+                    consumer: &consumer,
+                    epoch: receipt.epoch,
+                    tag,
+                    out: Some(out),
+                };
+                self.send_on(&moving, how).await?;
+                // Should this be lost, it is there twice: once more than it
+                // should be, and not once less.
+                moving.out = None;
+                consumer.acknowledge(receipt.epoch, tag).await
             }
         };
         consumer.wake();
@@ -69,6 +75,14 @@ impl Hub {
                     out.until = now + lease;
                 }
             }
+        }
+    }
+
+    async fn send_on(&self, moving: &Moving<'_>, how: Settle) -> Result<()> {
+        match (&moving.out, how) {
+            (Some(out), Settle::Reject(reason)) => self.reject(out, &reason).await,
+            (Some(out), Settle::Defer(at)) => self.defer(out, at).await,
+            _ => Ok(()),
         }
     }
 
@@ -106,6 +120,27 @@ fn note(headers: &mut FieldTable, name: &str, text: &str) {
     headers.insert(name.into(), AMQPValue::LongString(LongString::from(text)));
 }
 
+/// A delivery whose message is on its way to another place. If it does not
+/// get there, or nobody waits any more, it is out as before, and its lease
+/// brings it back.
+struct Moving<'a> {
+    consumer: &'a Shared,
+    epoch: u64,
+    tag: u64,
+    out: Option<Out>,
+}
+
+impl Drop for Moving<'_> {
+    fn drop(&mut self) {
+        let mut state = self.consumer.state();
+        if state.epoch == self.epoch
+            && let Some(out) = self.out.take()
+        {
+            state.out.insert(self.tag, out);
+        }
+    }
+}
+
 impl Shared {
     /// Takes a delivery out of what is out, if its receipt still counts.
     fn land(&self, receipt: &Receipt, tag: u64) -> Option<(Channel, Out)> {
@@ -118,22 +153,6 @@ impl Shared {
         Some((channel, out))
     }
 
-    /// What a delivery comes to that was sent on.
-    async fn moved(&self, epoch: u64, tag: u64, out: Out, moved: Result<()>) -> Result<Settled> {
-        match moved {
-            // Should this be lost, it is there twice: once more, not once less.
-            Ok(()) => self.acknowledge(epoch, tag).await,
-            Err(error) => {
-                // It is out as before, and its lease brings it back.
-                let mut state = self.state();
-                if state.epoch == epoch {
-                    state.out.insert(tag, out);
-                }
-                Err(error)
-            }
-        }
-    }
-
     /// Acknowledges. What comes while one call is on its way goes with the next.
     async fn acknowledge(&self, epoch: u64, tag: u64) -> Result<Settled> {
         {
@@ -143,34 +162,56 @@ impl Shared {
             }
             state.acks.push(tag);
         }
+        match self.flush(Some((epoch, tag))).await {
+            true => Ok(Settled::Done),
+            false => Ok(Settled::Stale),
+        }
+    }
+
+    /// Sends the acknowledgements that are waiting; tells whether that of this
+    /// delivery, if any is named, was sent.
+    pub(crate) async fn flush(&self, of: Option<(u64, u64)>) -> bool {
         let _acking = self.acking.lock().await;
-        let (channel, acks) = {
+        let (epoch, sending): (u64, Vec<_>) = {
             let mut state = self.state();
-            // Lost with its channel, before or after it was sent: unknown, and
-            // it may come again.
-            if state.epoch != epoch {
-                return Ok(Settled::Stale);
+            if let Some((epoch, tag)) = of {
+                // Lost with its channel, before or after it was sent: nobody
+                // knows, and it may come again.
+                if state.epoch != epoch {
+                    return false;
+                }
+                if !state.acks.contains(&tag) {
+                    return true;
+                }
             }
-            if !state.acks.contains(&tag) {
-                return Ok(Settled::Done);
-            }
-            // One that came and was not taken in must not be covered.
-            (state.channel.clone(), state.take_acks())
-        };
-        let Some(channel) = channel else {
-            return Ok(Settled::Stale);
-        };
-        for ack in acks {
-            let options = BasicAckOptions {
-                multiple: ack.multiple,
+            let Some(channel) = state.channel.clone() else {
+                return false;
             };
-            if channel.basic_ack(ack.tag, options).await.is_err() {
-                self.state().end();
+            // Under the lock, and at once: whoever waits may be dropped.
+            let acks = state.take_acks().into_iter();
+            let sending = acks.map(|ack| {
+                let channel = channel.clone();
+                let options = BasicAckOptions {
+                    multiple: ack.multiple,
+                };
+                start(async move { channel.basic_ack(ack.tag, options).await })
+            });
+            let sending = sending.collect();
+            (state.epoch, sending)
+        };
+        for sent in sending {
+            if sent.await.is_err() {
+                // The channel has gone, and what was out on it.
+                let mut state = self.state();
+                if state.epoch == epoch {
+                    state.end();
+                }
+                drop(state);
                 self.wake();
-                return Ok(Settled::Stale);
+                return false;
             }
         }
-        Ok(Settled::Done)
+        true
     }
 
     /// Drops what came from a queue and was not asked for.

@@ -90,7 +90,10 @@ fn shown(uri: &AMQPUri) -> String {
         false => authority.host.clone(),
     };
     let user = &authority.userinfo.username;
-    format!("{scheme}://{user}:**@{host}:{}/{}", authority.port, uri.vhost)
+    format!(
+        "{scheme}://{user}:**@{host}:{}/{}",
+        authority.port, uri.vhost
+    )
 }
 
 /// A URL that may make no sense, without what may be a password.
@@ -119,7 +122,12 @@ mod tests {
         let table = [
             ("amqp://", "127.0.0.1", 5672, "/"),
             ("amqp://localhost", "127.0.0.1", 5672, "/"),
-            ("pyamqp://me:secret@mq.example:5673/", "mq.example", 5673, "/"),
+            (
+                "pyamqp://me:secret@mq.example:5673/",
+                "mq.example",
+                5673,
+                "/",
+            ),
             ("amqp://mq//", "mq", 5672, "/"),
             ("amqp://mq/%2F", "mq", 5672, "/"),
             ("amqp://mq/my%20host", "mq", 5672, "my host"),

@@ -33,7 +33,6 @@ const NOTES: [&str; 9] = [
     "x-last-death-reason",
 ];
 
-
 /// The properties and headers of a message, as kombu gives them to py-amqp.
 pub(crate) fn encode(message: &Message) -> Result<BasicProperties> {
     let of = &message.properties;
@@ -197,7 +196,11 @@ fn read_properties(from: &BasicProperties) -> Properties {
         correlation_id: id(from.correlation_id()),
         reply_to: id(from.reply_to()),
         priority: *from.priority(),
-        delivery_mode: if *from.delivery_mode() == Some(2) { 2 } else { 1 },
+        delivery_mode: if *from.delivery_mode() == Some(2) {
+            2
+        } else {
+            1
+        },
         // kombu takes what does not say its type for bytes that are no concern
         // of its own.
         content_type: match text(from.content_type()).as_deref() {

@@ -7,13 +7,11 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 
 use canvas_broker_amqp::{AmqpBrokerConfig, ExchangeType};
 use canvas_core::Request;
-use canvas_core::broker::{Broker, Destination, Outgoing, Settled};
+use canvas_core::broker::{Destination, Outgoing, Settled};
 use canvas_core::protocol::{DeliveryInfo, Headers, Message, Properties};
 use serde_json::{Value, json};
 
-use crate::support::{
-    NEVER, PATIENCE, Vhost, ack, consume, id, message, next, publish, to, until,
-};
+use crate::support::{NEVER, PATIENCE, Vhost, ack, consume, id, message, next, publish, to, until};
 
 /// The Python that has Celery 5.7.
 fn python() -> PathBuf {
@@ -109,12 +107,43 @@ fn ways() -> [(&'static str, AmqpBrokerConfig); 4] {
 fn declared(vhost: &Vhost) -> BTreeSet<String> {
     let mut all = BTreeSet::new();
     for (what, keys) in [
-        ("queues", &["name", "type", "durable", "auto_delete", "exclusive", "arguments"][..]),
-        ("exchanges", &["name", "type", "durable", "auto_delete", "internal", "arguments"]),
-        ("bindings", &["source", "destination", "destination_type", "routing_key", "arguments"]),
+        (
+            "queues",
+            &[
+                "name",
+                "type",
+                "durable",
+                "auto_delete",
+                "exclusive",
+                "arguments",
+            ][..],
+        ),
+        (
+            "exchanges",
+            &[
+                "name",
+                "type",
+                "durable",
+                "auto_delete",
+                "internal",
+                "arguments",
+            ],
+        ),
+        (
+            "bindings",
+            &[
+                "source",
+                "destination",
+                "destination_type",
+                "routing_key",
+                "arguments",
+            ],
+        ),
     ] {
         for entry in vhost.list(what) {
-            let own = entry["name"].as_str().is_some_and(|name| name.starts_with("amq."));
+            let own = entry["name"]
+                .as_str()
+                .is_some_and(|name| name.starts_with("amq."));
             if !own && entry["name"] != "" && entry["source"] != "" {
                 let shown: Vec<String> = keys.iter().map(|key| entry[key].to_string()).collect();
                 all.insert(format!("{what}: {}", shown.join(" ")));
@@ -133,7 +162,10 @@ async fn what_is_declared_here_is_what_celery_declares() {
         publish(&broker, "celery", &["1"]).await;
         publish(&broker, "other", &["1"]).await;
         for exchange in ["celery.pidbox", "celeryev"] {
-            broker.broadcast(exchange, "a.b", message("1")).await.unwrap();
+            broker
+                .broadcast(exchange, "a.b", message("1"))
+                .await
+                .unwrap();
         }
         let (theirs, ours) = (declared(&theirs), declared(&ours));
         assert!(theirs.len() >= 6, "{theirs:?}");
@@ -142,9 +174,17 @@ async fn what_is_declared_here_is_what_celery_declares() {
         // Delayed messages find queues here by bindings of our own, which serve
         // direct exchanges too: Celery's bind exchanges other than these.
         let delayed = |entry: &&&String| !entry.contains("celery_delayed_delivery");
-        assert_eq!(ours_only.iter().filter(delayed).count(), 0, "{way}: {ours_only:#?}");
+        assert_eq!(
+            ours_only.iter().filter(delayed).count(),
+            0,
+            "{way}: {ours_only:#?}"
+        );
         let topics = |entry: &&&String| delayed(entry) && !entry.contains("\"#.");
-        assert_eq!(theirs_only.iter().filter(topics).count(), 0, "{way}: {theirs_only:#?}");
+        assert_eq!(
+            theirs_only.iter().filter(topics).count(),
+            0,
+            "{way}: {theirs_only:#?}"
+        );
         assert_eq!(ours_only.len(), if config.delayed_delivery { 2 } else { 0 });
     }
 }
@@ -173,7 +213,12 @@ async fn what_celerys_client_sends_is_read_and_written_again_as_it_was() {
     let vhost = Vhost::new();
     let broker = vhost.broker_with(with_priorities());
     let sent = Script::run("send.py", &[&vhost.url()]).await.remove(0);
-    let ids: Vec<&str> = sent["ids"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    let ids: Vec<&str> = sent["ids"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
     let mut consumer = consume(&broker, &["q"], 10, NEVER).await;
     let mut requests = Vec::new();
     let mut got = Vec::new();
@@ -195,15 +240,30 @@ async fn what_celerys_client_sends_is_read_and_written_again_as_it_was() {
     let [urgent, plain, full, slow, first, zipped] = &requests[..] else {
         panic!("six were sent");
     };
-    assert_eq!((&plain.args, &plain.kwargs["x"]), (&vec![json!(1), json!("ü")], &Value::Null));
-    assert_eq!(full.headers.eta, Some("2030-01-02T03:04:05.678901Z".parse().unwrap()));
-    assert_eq!(full.headers.expires, Some("2031-01-01T00:00:00Z".parse().unwrap()));
+    assert_eq!(
+        (&plain.args, &plain.kwargs["x"]),
+        (&vec![json!(1), json!("ü")], &Value::Null)
+    );
+    assert_eq!(
+        full.headers.eta,
+        Some("2030-01-02T03:04:05.678901Z".parse().unwrap())
+    );
+    assert_eq!(
+        full.headers.expires,
+        Some("2031-01-01T00:00:00Z".parse().unwrap())
+    );
     assert!(full.properties.expiration.is_some());
     assert_eq!(full.headers.timelimit, (Some(10.0), Some(5.0)));
     let mine = json!({"deep": [1.5, null, true, 3_000_000_000i64]});
     assert_eq!(full.headers.extra["mine"], mine);
-    assert_eq!((urgent.properties.priority, slow.properties.priority), (Some(9), Some(0)));
-    assert_eq!(first.embed.chain.as_ref().unwrap()[0].open().unwrap().task, "second");
+    assert_eq!(
+        (urgent.properties.priority, slow.properties.priority),
+        (Some(9), Some(0))
+    );
+    assert_eq!(
+        first.embed.chain.as_ref().unwrap()[0].open().unwrap().task,
+        "second"
+    );
     assert_eq!(zipped.args, [json!((0..1000).collect::<Vec<_>>())]);
 
     // Sent once more from here and once more from there: Python sees no difference,
@@ -214,11 +274,17 @@ async fn what_celerys_client_sends_is_read_and_written_again_as_it_was() {
     Script::run("send.py", &[&vhost.url()]).await;
     drop(consumer);
     let second = vhost.broker_with(with_priorities());
-    until("all are back in the queue", || async { second.len("q").await.unwrap() == 6 }).await;
+    until("all are back in the queue", || async {
+        second.len("q").await.unwrap() == 6
+    })
+    .await;
     let theirs = Script::run("take.py", &[&vhost.url(), "q"]).await;
     assert_eq!(ours.len(), 5);
     for (ours, theirs) in ours.iter().zip(&theirs) {
-        assert_eq!(without_ids(&ours["properties"]), without_ids(&theirs["properties"]));
+        assert_eq!(
+            without_ids(&ours["properties"]),
+            without_ids(&theirs["properties"])
+        );
         assert_eq!(shape(&ours["properties"]), shape(&theirs["properties"]));
     }
 }
@@ -276,7 +342,10 @@ async fn a_ping_of_celerys_remote_control_is_heard_and_answered() {
         properties: Properties::default(),
         body: json!({"rust@host": {"ok": "pong"}}).to_string().into(),
     };
-    broker.publish(vec![Outgoing { to, message }]).await.unwrap();
+    broker
+        .publish(vec![Outgoing { to, message }])
+        .await
+        .unwrap();
     let lines = python.await.unwrap();
     assert_eq!(lines[0], json!([{"rust@host": {"ok": "pong"}}]));
 }
@@ -290,7 +359,9 @@ async fn an_event_that_is_broadcast_here_is_heard_by_celery() {
     assert_eq!(line, "ready");
     until("celery listens", || async {
         let bindings = vhost.list("bindings");
-        bindings.iter().any(|binding| binding["source"] == "celeryev")
+        bindings
+            .iter()
+            .any(|binding| binding["source"] == "celeryev")
     })
     .await;
     let event = json!({

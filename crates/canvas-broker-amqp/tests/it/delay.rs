@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use canvas_broker_amqp::{AmqpBrokerConfig, QueueType};
 use canvas_core::Error;
-use canvas_core::broker::{Broker, Settle, Settled};
+use canvas_core::broker::{Settle, Settled};
 use chrono::Utc;
 
 use crate::support::{NEVER, Vhost, consume, id, message, next, nothing, publish, to};
@@ -70,7 +70,9 @@ async fn without_delayed_delivery_the_worker_is_to_hold_it() {
     publish(&broker, "q", &["1"]).await;
     let mut consumer = consume(&broker, &["q"], 1, NEVER).await;
     let delivery = next(&mut consumer).await;
-    let refused = broker.settle(&delivery.receipt, Settle::Defer(Utc::now())).await;
+    let refused = broker
+        .settle(&delivery.receipt, Settle::Defer(Utc::now()))
+        .await;
     assert!(matches!(refused, Err(Error::Unsupported { .. })));
     let settled = broker.settle(&delivery.receipt, Settle::Ack).await;
     assert_eq!(settled.unwrap(), Settled::Done);

@@ -23,6 +23,7 @@ mod outage;
 #[path = "../../../../tests/tests/ports/broker.rs"]
 mod port;
 mod queues;
+mod rabbit;
 mod support;
 
 /// Makes a test of each behaviour of the port.

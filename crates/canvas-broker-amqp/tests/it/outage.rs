@@ -10,8 +10,8 @@ use canvas_core::Broker;
 use canvas_core::broker::{Consumer, Settle, Settled};
 
 use crate::support::{
-    NEVER, PATIENCE, Rabbit, Vhost, ack, consume, id, keep_log, logged, message, next, publish,
-    to, until,
+    NEVER, PATIENCE, Rabbit, Vhost, ack, consume, id, keep_log, logged, message, next, nothing,
+    publish, to, until,
 };
 
 /// What went through a broker.
@@ -89,7 +89,10 @@ async fn take(
             let deadline = *deadline.get_or_insert_with(|| Instant::now() + PATIENCE);
             let traffic = traffic.lock().unwrap();
             let missing = traffic.sent.difference(&traffic.acked).count();
-            assert!(missing == 0 || Instant::now() < deadline, "{missing} were lost");
+            assert!(
+                missing == 0 || Instant::now() < deadline,
+                "{missing} were lost"
+            );
             if missing == 0 {
                 return;
             }
@@ -120,16 +123,25 @@ async fn a_server_that_is_killed_and_restarted_loses_nothing_that_it_has_confirm
     load.goes_on(50).await;
     rabbit.kill();
     let down = load.traffic.lock().unwrap().errors;
-    until("the outage is seen", || async { load.traffic.lock().unwrap().errors > down }).await;
+    until("the outage is seen", || async {
+        load.traffic.lock().unwrap().errors > down
+    })
+    .await;
     rabbit.run();
     load.goes_on(50).await;
     let traffic = load.finish().await;
     assert!(traffic.errors > 0, "the outage was not seen");
     let port = rabbit.port.to_string();
-    let lost = logged(&port).into_iter().filter(|line| line.contains("RabbitMQ lost"));
+    let lost = logged(&port)
+        .into_iter()
+        .filter(|line| line.contains("RabbitMQ lost"));
     // Each of the two connections says so once.
     assert!((1..=2).contains(&lost.count()), "{:?}", logged(&port));
-    assert!(logged(&port).iter().any(|line| line.contains("RabbitMQ again")));
+    assert!(
+        logged(&port)
+            .iter()
+            .any(|line| line.contains("RabbitMQ again"))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -157,7 +169,11 @@ async fn a_delivery_from_before_an_outage_settles_nothing_after_it() {
     let after = next(&mut consumer).await;
     assert_eq!((id(&after), after.redelivered), ("1".to_owned(), true));
     assert!(after.receipt.epoch > before.receipt.epoch);
-    for how in [Settle::Ack, Settle::Requeue, Settle::Reject("no".to_owned())] {
+    for how in [
+        Settle::Ack,
+        Settle::Requeue,
+        Settle::Reject("no".to_owned()),
+    ] {
         let settled = broker.settle(&before.receipt, how).await;
         assert_eq!(settled.unwrap(), Settled::Stale);
     }
@@ -194,14 +210,22 @@ async fn the_next_server_of_a_url_takes_over() {
     publish(&broker, "q", &["1"]).await;
     let mut consumer = consume(&broker, &["q"], 1, NEVER).await;
     assert_eq!(id(&next(&mut consumer).await), "1");
-    assert!(broker.info().url.starts_with("amqp://guest:**@127.0.0.1:9/"));
+    assert!(
+        broker
+            .info()
+            .url
+            .starts_with("amqp://guest:**@127.0.0.1:9/")
+    );
 }
 
 #[tokio::test]
 async fn a_server_that_is_not_there_is_an_error_with_its_address() {
     let url = "amqp://127.0.0.1:9//";
     let broker = AmqpBroker::new(url, AmqpBrokerConfig::default()).unwrap();
-    let error = broker.publish(vec![to("q", message("1"))]).await.unwrap_err();
+    let error = broker
+        .publish(vec![to("q", message("1"))])
+        .await
+        .unwrap_err();
     assert!(error.is_retryable());
     assert!(error.to_string().contains("127.0.0.1:9"), "{error}");
 }
@@ -217,8 +241,14 @@ async fn a_server_that_takes_no_messages_says_so_and_goes_on_to_give_them() {
     publish(&port, "q", &["1", "2"]).await;
     rabbit.control(&["set_vm_memory_high_watermark", "0"]);
     // It blocks a connection when something is published on it.
-    let error = broker.publish(vec![to("q", message("3"))]).await.unwrap_err();
-    assert!(error.to_string().contains("takes nothing for now"), "{error}");
+    let error = broker
+        .publish(vec![to("q", message("3"))])
+        .await
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("takes nothing for now"),
+        "{error}"
+    );
     assert!(broker.blocked().is_some());
     let mut consumer = consume(&port, &["q"], 1, NEVER).await;
     for want in ["1", "2"] {
@@ -229,4 +259,56 @@ async fn a_server_that_takes_no_messages_says_so_and_goes_on_to_give_them() {
     rabbit.control(&["set_vm_memory_high_watermark", "0.4"]);
     until("it is unblocked", || async { broker.blocked().is_none() }).await;
     publish(&port, "q", &["4"]).await;
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_is_known_by_its_silence() {
+    let rabbit = Rabbit::start();
+    let url = format!("amqp://127.0.0.1:{}?heartbeat=1", rabbit.port);
+    let broker: Arc<dyn Broker> = AmqpBroker::new(&url, AmqpBrokerConfig::default()).unwrap();
+    let mut consumer = consume(&broker, &["q"], 1, NEVER).await;
+    publish(&broker, "q", &["1"]).await;
+    let before = next(&mut consumer).await;
+    rabbit.freeze(true);
+    let hung = Instant::now();
+    let error = broker
+        .publish(vec![to("q", message("2"))])
+        .await
+        .unwrap_err();
+    assert!(error.is_retryable());
+    let noticed = hung.elapsed();
+    assert!(noticed < Duration::from_secs(20), "{noticed:?}: {error}");
+    rabbit.freeze(false);
+    let again = next(&mut consumer).await;
+    assert_eq!(
+        (id(&again), again.redelivered),
+        ("1".to_owned(), true),
+        "what was out comes again"
+    );
+    let settled = broker.settle(&before.receipt, Settle::Ack).await;
+    assert_eq!(settled.unwrap(), Settled::Stale);
+    assert_eq!(ack(&broker, &again).await, Settled::Done);
+}
+
+#[tokio::test]
+async fn whoever_stops_waiting_for_a_settlement_loses_no_message() {
+    let vhost = Vhost::new();
+    let broker = vhost.broker();
+    publish(&broker, "q", &["1", "2"]).await;
+    let lease = Duration::from_millis(500);
+    let mut consumer = consume(&broker, &["q"], 2, lease).await;
+    let acked = next(&mut consumer).await;
+    let rejected = next(&mut consumer).await;
+    let how = Settle::Reject("no".to_owned());
+    for (delivery, how) in [(&acked, Settle::Ack), (&rejected, how)] {
+        let settling = broker.settle(&delivery.receipt, how);
+        let first_look = tokio::time::timeout(Duration::ZERO, settling).await;
+        assert!(first_look.is_err(), "it was done at the first look");
+    }
+    // The one is gone, for it was on its way; the other was not, and comes again.
+    let again = next(&mut consumer).await;
+    assert_eq!(id(&again), "2");
+    assert_eq!(ack(&broker, &again).await, Settled::Done);
+    nothing(&mut consumer, lease * 3).await;
+    assert_eq!(broker.len("q").await.unwrap(), 0);
 }

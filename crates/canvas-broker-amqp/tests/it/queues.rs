@@ -5,9 +5,7 @@ use canvas_core::broker::{Broker, Destination, Outgoing, Settle, Settled};
 use canvas_core::{Error, Result};
 use serde_json::json;
 
-use crate::support::{
-    NEVER, Vhost, ack, consume, id, message, next, nothing, publish, to, until,
-};
+use crate::support::{NEVER, Vhost, ack, consume, id, message, next, nothing, publish, to, until};
 
 fn with_priorities() -> AmqpBrokerConfig {
     let mut config = AmqpBrokerConfig::default();
@@ -19,7 +17,12 @@ fn with_priorities() -> AmqpBrokerConfig {
 async fn the_highest_priority_comes_first_and_none_is_the_lowest() {
     let vhost = Vhost::new();
     let broker = vhost.broker_with(with_priorities());
-    for (priority, id) in [(None, "none"), (Some(6), "6"), (Some(9), "9"), (Some(3), "3")] {
+    for (priority, id) in [
+        (None, "none"),
+        (Some(6), "6"),
+        (Some(9), "9"),
+        (Some(3), "3"),
+    ] {
         let mut message = message(id);
         message.properties.priority = priority;
         broker.publish(vec![to("q", message)]).await.unwrap();
@@ -100,9 +103,19 @@ async fn what_leads_to_no_queue_is_an_error() {
     let returned: Result<()> = broker.publish(vec![lost("nobody", "q")]).await;
     let error = returned.unwrap_err();
     assert!(matches!(error, Error::Connection { .. }));
-    assert!(error.to_string().contains("no queue is bound to exchange `q`"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("no queue is bound to exchange `q`"),
+        "{error}"
+    );
     let unknown = broker.publish(vec![lost("q", "no-such-exchange")]).await;
-    assert!(unknown.unwrap_err().to_string().contains("no-such-exchange"));
+    assert!(
+        unknown
+            .unwrap_err()
+            .to_string()
+            .contains("no-such-exchange")
+    );
     // That was no harm to what came after.
     broker.publish(vec![lost("q", "q")]).await.unwrap();
     publish(&broker, "q", &["3"]).await;
@@ -129,7 +142,10 @@ async fn a_queue_that_was_deleted_is_declared_again_by_who_consumes() {
     vhost.manage("DELETE", "queues", "q");
     let receiving = tokio::spawn(async move { (id(&next(&mut consumer).await), consumer) });
     until("the queue is back", || async {
-        vhost.list("queues").iter().any(|queue| queue["name"] == "q")
+        vhost
+            .list("queues")
+            .iter()
+            .any(|queue| queue["name"] == "q")
     })
     .await;
     publish(&broker, "q", &["1"]).await;
@@ -144,7 +160,10 @@ async fn a_queue_that_others_have_declared_otherwise_is_refused_with_what_to_do(
     let vhost = Vhost::new();
     publish(&vhost.broker(), "q", &["1"]).await;
     let other = vhost.broker_with(with_priorities());
-    let error = other.publish(vec![to("q", message("2"))]).await.unwrap_err();
+    let error = other
+        .publish(vec![to("q", message("2"))])
+        .await
+        .unwrap_err();
     assert!(matches!(error, Error::Config(_)));
     assert!(error.to_string().contains("queue_max_priority"), "{error}");
     assert!(!error.is_retryable());
@@ -209,13 +228,18 @@ async fn a_dead_letter_keeps_all_of_its_message() {
     let vhost = Vhost::new();
     let broker = vhost.broker();
     let mut sent = message("1");
-    sent.headers.extra.insert("mine".to_owned(), json!([1, null]));
+    sent.headers
+        .extra
+        .insert("mine".to_owned(), json!([1, null]));
     sent.properties.reply_to = Some("me".into());
     broker.publish(vec![to("q", sent.clone())]).await.unwrap();
     let mut consumer = consume(&broker, &["q"], 1, NEVER).await;
     let delivery = next(&mut consumer).await;
     let how = Settle::Reject("not a task of ours".to_owned());
-    assert_eq!(broker.settle(&delivery.receipt, how).await.unwrap(), Settled::Done);
+    assert_eq!(
+        broker.settle(&delivery.receipt, how).await.unwrap(),
+        Settled::Done
+    );
     // Reading takes nothing away.
     for _ in 0..2 {
         let dead = broker.dead_letters("q").await.unwrap();
