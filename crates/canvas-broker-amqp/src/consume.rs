@@ -63,6 +63,21 @@ impl Shared {
         self.stir.notify_one();
     }
 
+    /// A delivery is done with: there is room for another, or an end.
+    pub(crate) fn settled(&self) {
+        let (waker, closed) = {
+            let mut state = self.state();
+            state.settling -= 1;
+            (state.waker.take(), state.closed)
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        if closed {
+            self.stir.notify_one();
+        }
+    }
+
     /// How many messages the server may have unsettled on the channel. Each
     /// queue but one has a place more, so that none keeps another waiting.
     fn limit(&self, state: &State) -> u16 {
@@ -196,7 +211,7 @@ impl Shared {
             };
             let (closed, done, holds) = {
                 let state = self.state();
-                (state.closed, state.out.is_empty(), state.holds())
+                (state.closed, state.is_done(), state.holds())
             };
             if closed && (done || !holds) {
                 self.close(&hub).await;
@@ -310,6 +325,7 @@ impl Shared {
     async fn close(&self, hub: &Hub) {
         hub.forget(self.id);
         let _limits = self.changing.lock().await;
+        self.flush(None).await;
         let _ = self.cancel(None).await;
         let channel = self.state().end();
         if let Some(channel) = channel {

@@ -180,7 +180,8 @@ async fn open(
 ) -> lapin::Result<Connection> {
     let mut tls = lapin::tcp::OwnedTLSConfig::default();
     if let Some(path) = &config.tls_ca_certs {
-        tls.cert_chain = Some(tokio::fs::read_to_string(path).await?);
+        // Short, and read once for each connection.
+        tls.cert_chain = Some(std::fs::read_to_string(path)?);
     }
     let runtime = lapin::runtime::default_runtime()?;
     Connection::connect_uri_with_config(server.uri.clone(), properties, tls, runtime).await

@@ -30,6 +30,8 @@ pub(crate) struct State {
     tags: Tags,
     /// Acknowledgements that are waiting to be sent.
     pub(crate) acks: Vec<u64>,
+    /// How many deliveries are being settled: out no more, and not done with.
+    pub(crate) settling: usize,
     /// Queues whose consumer the server has ended.
     pub(crate) lost: Vec<Arc<str>>,
     pub(crate) closed: bool,
@@ -97,6 +99,11 @@ impl State {
         self.acks.clear();
         self.lost.clear();
         self.channel.take()
+    }
+
+    /// Whether nothing that came is of concern to anyone here any more.
+    pub(crate) fn is_done(&self) -> bool {
+        self.out.is_empty() && self.settling == 0
     }
 
     /// Whether there is a channel, and it holds.

@@ -37,7 +37,8 @@ impl Hub {
         let Some((channel, out)) = consumer.land(receipt, tag) else {
             return Ok(Settled::Stale);
         };
-        let settled = match how {
+        let _settling = Settling(&consumer);
+        match how {
             Settle::Ack => consumer.acknowledge(receipt.epoch, tag).await,
             Settle::Requeue => match consumer.give_back(&channel, &[tag]).await {
                 Ok(()) => Ok(Settled::Done),
@@ -56,9 +57,7 @@ impl Hub {
                 moving.out = None;
                 consumer.acknowledge(receipt.epoch, tag).await
             }
-        };
-        consumer.wake();
-        settled
+        }
     }
 
     /// Starts leases anew. They are kept here: the server knows none, and
@@ -120,6 +119,16 @@ fn note(headers: &mut FieldTable, name: &str, text: &str) {
     headers.insert(name.into(), AMQPValue::LongString(LongString::from(text)));
 }
 
+/// Keeps the channel of a consumer that was stopped until its last delivery is
+/// settled.
+struct Settling<'a>(&'a Shared);
+
+impl Drop for Settling<'_> {
+    fn drop(&mut self) {
+        self.0.settled();
+    }
+}
+
 /// A delivery whose message is on its way to another place. If it does not
 /// get there, or nobody waits any more, it is out as before, and its lease
 /// brings it back.
@@ -150,6 +159,7 @@ impl Shared {
         }
         let channel = state.channel.clone()?;
         let out = state.out.remove(&tag)?;
+        state.settling += 1;
         Some((channel, out))
     }
 

@@ -254,3 +254,17 @@ async fn a_dead_letter_keeps_all_of_its_message() {
     let queues = vhost.list("queues");
     assert!(queues.iter().any(|queue| queue["name"] == "q.dead"));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_deliveries_of_a_consumer_that_was_stopped_are_settled() {
+    let vhost = Vhost::new();
+    let broker = vhost.broker();
+    for round in 0..30 {
+        publish(&broker, "q", &["1"]).await;
+        let mut consumer = consume(&broker, &["q"], 1, NEVER).await;
+        let delivery = next(&mut consumer).await;
+        consumer.stop().await.unwrap();
+        assert_eq!(ack(&broker, &delivery).await, Settled::Done, "{round}");
+        assert_eq!(broker.len("q").await.unwrap(), 0, "{round}");
+    }
+}
