@@ -3,6 +3,7 @@
 //!
 //! A service is one file in services/ and one line in [`ALL`].
 
+mod rabbitmq;
 mod redis;
 
 use std::fs;
@@ -15,13 +16,14 @@ use std::time::{Duration, Instant};
 use crate::run::{is_there, run};
 use crate::workspace;
 
+pub(crate) use rabbitmq::RabbitMq;
 pub(crate) use redis::Redis;
 
 /// Every service that is known.
-const ALL: [&dyn Service; 1] = [&Redis];
+const ALL: [&dyn Service; 2] = [&Redis, &RabbitMq];
 
 /// How long a server may take to start or to stop.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A server, and what there is to know of it.
 pub(crate) trait Service {
@@ -30,6 +32,12 @@ pub(crate) trait Service {
 
     /// The program, and an argument with which it does nothing.
     fn program(&self) -> (&'static str, &'static str);
+
+    /// What its process is called, if not like the program.
+    fn process(&self) -> &'static str {
+        let (program, _) = self.program();
+        program.rsplit('/').next().unwrap_or(program)
+    }
 
     /// The package of Debian and Ubuntu that it is in.
     fn package(&self) -> &'static str;
@@ -110,8 +118,7 @@ fn running(service: &dyn Service) -> Result<Option<(u32, Place)>, String> {
         folder: folder.join("data"),
         port: u16::try_from(port).unwrap_or_default(),
     };
-    let (program, _) = service.program();
-    Ok((runs(pid, program) && service.is_ready(&place)).then_some((pid, place)))
+    Ok((runs(pid, service.process()) && service.is_ready(&place)).then_some((pid, place)))
 }
 
 fn folder(service: &dyn Service) -> Result<PathBuf, String> {
@@ -120,12 +127,11 @@ fn folder(service: &dyn Service) -> Result<PathBuf, String> {
 
 /// Whether a process is there, and is what it is taken for: numbers are given
 /// out again.
-fn runs(pid: u32, program: &str) -> bool {
+fn runs(pid: u32, process: &str) -> bool {
     let shown = Command::new("ps")
         .args(["-o", "args=", "-p", &pid.to_string()])
         .output();
-    let name = program.rsplit('/').next().unwrap_or(program);
-    shown.is_ok_and(|shown| String::from_utf8_lossy(&shown.stdout).contains(name))
+    shown.is_ok_and(|shown| String::from_utf8_lossy(&shown.stdout).contains(process))
 }
 
 fn up(service: &dyn Service) -> Result<(), String> {
@@ -150,9 +156,9 @@ fn down(service: &dyn Service) -> Result<(), String> {
         println!("{name}: is not up");
         return Ok(());
     };
-    let (program, _) = service.program();
+    let process = service.process();
     signal(pid, "TERM")?;
-    if !eventually(|| !runs(pid, program)) {
+    if !eventually(|| !runs(pid, process)) {
         signal(pid, "KILL")?;
     }
     let _ = fs::remove_file(folder(service)?.join("pid"));

@@ -32,9 +32,10 @@ pub(crate) fn test(extra: &[String]) -> Result<(), String> {
 /// Everything is asked for from the root and never with `-p`: cargo then
 /// chooses the same features each time, and builds nothing twice.
 pub(crate) fn proof(tally: &mut Tally) -> Result<(), String> {
-    // The tests of the Redis crates start servers of their own, and compare
+    // The tests of the drivers start servers of their own, and compare
     // themselves with Celery.
     services::install(&services::Redis)?;
+    services::install(&services::RabbitMq)?;
     let mut tests = cargo_test(&[]);
     tests.env("CANVAS_CELERY_PYTHON", interop::python()?);
     tally.tests(tests);

@@ -2,8 +2,8 @@
 
 use canvas_core::{Builder, Canvas, Error, Result};
 
-/// The schemes that a feature of this crate brings drivers for.
-const SCHEMES: [&str; 9] = [
+/// The schemes of Redis.
+const REDIS: [&str; 9] = [
     "redis",
     "rediss",
     "redis+socket",
@@ -14,6 +14,9 @@ const SCHEMES: [&str; 9] = [
     "valkeys",
     "sentinel",
 ];
+
+/// The schemes of RabbitMQ.
+const AMQP: [&str; 5] = ["amqp", "amqps", "pyamqp", "pyamqps", "librabbitmq"];
 
 /// Adds [`connect`](Self::connect) to [`Builder`].
 pub trait Connect {
@@ -45,8 +48,11 @@ impl Connect for Builder {
                 scheme,
                 mut known,
             } => {
-                if SCHEMES.contains(&&*scheme) {
+                if REDIS.contains(&&*scheme) {
                     known += "; for Redis, switch on the feature `redis` of the canvas crate";
+                }
+                if AMQP.contains(&&*scheme) && port == "broker" {
+                    known += "; for RabbitMQ, switch on the feature `amqp` of the canvas crate";
                 }
                 Error::UnknownScheme {
                     port,
@@ -59,24 +65,43 @@ impl Connect for Builder {
     }
 }
 
-#[cfg(not(feature = "redis"))]
 fn with_drivers(builder: Builder) -> Builder {
+    with_amqp(with_redis(builder))
+}
+
+#[cfg(not(feature = "redis"))]
+fn with_redis(builder: Builder) -> Builder {
     builder
 }
 
 #[cfg(feature = "redis")]
-fn with_drivers(builder: Builder) -> Builder {
+fn with_redis(builder: Builder) -> Builder {
     use canvas_backend_redis::{RedisBackend, RedisBackendConfig};
     use canvas_broker_redis::{RedisBroker, RedisBrokerConfig};
 
     builder
-        .broker_driver(&SCHEMES, |config| {
+        .broker_driver(&REDIS, |config| {
             let own = RedisBrokerConfig::default();
             Ok(RedisBroker::new(&config.broker_url, own)?)
         })
-        .backend_driver(&SCHEMES, |config| {
+        .backend_driver(&REDIS, |config| {
             let mut own = RedisBackendConfig::default();
             own.result_expires = Some(config.result_expires);
             Ok(RedisBackend::new(&config.result_backend, own)?)
         })
+}
+
+#[cfg(not(feature = "amqp"))]
+fn with_amqp(builder: Builder) -> Builder {
+    builder
+}
+
+#[cfg(feature = "amqp")]
+fn with_amqp(builder: Builder) -> Builder {
+    use canvas_broker_amqp::{AmqpBroker, AmqpBrokerConfig};
+
+    builder.broker_driver(&AMQP, |config| {
+        let own = AmqpBrokerConfig::default();
+        Ok(AmqpBroker::new(&config.broker_url, own)?)
+    })
 }

@@ -40,6 +40,7 @@
 //!
 //! * `redis`: `redis://` as broker and as result backend, through
 //!   [`connect`](Connect::connect).
+//! * `amqp`: RabbitMQ as broker, `amqp://`, in the same way.
 //!
 //! Broker and backend are in this process (`memory://`) where nothing else is
 //! asked for. Messages and results have the form that Celery 5.7 gives them.
@@ -61,6 +62,8 @@ mod connect;
 
 #[cfg(feature = "redis")]
 pub use canvas_backend_redis as backend_redis;
+#[cfg(feature = "amqp")]
+pub use canvas_broker_amqp as broker_amqp;
 #[cfg(feature = "redis")]
 pub use canvas_broker_redis as broker_redis;
 
