@@ -3,6 +3,8 @@
 //!
 //! A service is one file in services/ and one line in [`ALL`].
 
+mod mariadb;
+mod postgres;
 mod redis;
 
 use std::fs;
@@ -15,10 +17,12 @@ use std::time::{Duration, Instant};
 use crate::run::{is_there, run};
 use crate::workspace;
 
+pub(crate) use mariadb::MariaDb;
+pub(crate) use postgres::Postgres;
 pub(crate) use redis::Redis;
 
 /// Every service that is known.
-const ALL: [&dyn Service; 1] = [&Redis];
+const ALL: [&dyn Service; 3] = [&Redis, &Postgres, &MariaDb];
 
 /// How long a server may take to start or to stop.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -34,11 +38,21 @@ pub(crate) trait Service {
     /// The package of Debian and Ubuntu that it is in.
     fn package(&self) -> &'static str;
 
+    /// Makes what it needs before it can run, if that is not there yet.
+    fn prepare(&self, _place: &Place) -> Result<(), String> {
+        Ok(())
+    }
+
     /// Runs it in the foreground.
     fn command(&self, place: &Place) -> Command;
 
     /// Whether it answers.
     fn is_ready(&self, place: &Place) -> bool;
+
+    /// The signal that ends it, without waiting for those who use it.
+    fn stop(&self) -> &'static str {
+        "TERM"
+    }
 
     /// What tests find it by: environment variables.
     fn variables(&self, place: &Place) -> Vec<(&'static str, String)>;
@@ -151,7 +165,7 @@ fn down(service: &dyn Service) -> Result<(), String> {
         return Ok(());
     };
     let (program, _) = service.program();
-    signal(pid, "TERM")?;
+    signal(pid, service.stop())?;
     if !eventually(|| !runs(pid, program)) {
         signal(pid, "KILL")?;
     }
@@ -230,6 +244,7 @@ enum Until {
 
 /// Starts a server and waits until it answers.
 fn start(service: &dyn Service, place: &Place, until: Until) -> Result<Child, String> {
+    service.prepare(place)?;
     let log = place.folder.with_extension("log");
     let file = fs::File::create(&log).map_err(|e| format!("{}: {e}", log.display()))?;
     let mut command = service.command(place);

@@ -35,6 +35,9 @@ pub(crate) fn proof(tally: &mut Tally) -> Result<(), String> {
     // The tests of the Redis crates start servers of their own, and compare
     // themselves with Celery.
     services::install(&services::Redis)?;
+    // Those of the SQL crate, too.
+    services::install(&services::Postgres)?;
+    services::install(&services::MariaDb)?;
     let mut tests = cargo_test(&[]);
     tests.env("CANVAS_CELERY_PYTHON", interop::python()?);
     tally.tests(tests);

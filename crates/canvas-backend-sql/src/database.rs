@@ -159,6 +159,7 @@ impl Database {
             connection,
             operation: work.operation(),
             url: self.url(),
+            changed: false,
         };
         if work.how() != How::Transaction {
             let mut session = session(D::wrap(connection));
@@ -166,10 +167,15 @@ impl Database {
         }
         let begin = D::BEGIN.into_sql_str();
         let mut transaction = connection.begin_with(begin).await.map_err(fault)?;
-        let output = work
-            .run(&mut session(D::wrap(&mut transaction)), again)
-            .await?;
-        transaction.commit().await.map_err(fault)?;
+        let mut session = session(D::wrap(&mut transaction));
+        let output = work.run(&mut session, again).await?;
+        // A lock on a row has to be written down by PostgreSQL, and is only
+        // worth waiting for the disk if something was done under it.
+        let end = match session.changed {
+            true => transaction.commit().await,
+            false => transaction.rollback().await,
+        };
+        end.map_err(fault)?;
         Ok(output)
     }
 

@@ -171,6 +171,8 @@ pub(crate) struct Session<'c> {
     pub(crate) connection: Connection<'c>,
     pub(crate) operation: &'static str,
     pub(crate) url: &'c str,
+    /// Whether there is anything to commit.
+    pub(crate) changed: bool,
 }
 
 /// Binds arguments to a query.
@@ -215,7 +217,9 @@ impl Session<'_> {
                 query.execute(&mut **on).await.map(|done| done.rows_affected())
             }
         };
-        done.map_err(|error| self.fault(error))
+        let touched = done.map_err(|error| self.fault(error))?;
+        self.changed |= touched > 0;
+        Ok(touched)
     }
 
     /// Adds a row; gives whether it was not there yet. The statement says so
@@ -270,6 +274,7 @@ impl Session<'_> {
             #[cfg(feature = "sqlite")]
             Connection::Sqlite(on) => query.execute(&mut **on).await.map(drop),
         };
+        self.changed = true;
         done.map_err(|error| self.fault(error))
     }
 

@@ -44,7 +44,7 @@ def meta(id):
     """All that Celery knows of a task."""
     found = backend.get_task_meta(id)
     found["date_done"] = found["date_done"] and found["date_done"].isoformat()
-    found["children"] = [child.id for child in found["children"] or []]
+    found["children"] = [child[0][0] for child in found["children"] or []]
     return found
 
 

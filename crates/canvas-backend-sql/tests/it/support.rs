@@ -148,7 +148,8 @@ async fn run(kind: Kind, url: &str, sql: &str) {
     let query = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()));
     match kind {
         Kind::Sqlite => {
-            let mut on = sqlx::SqliteConnection::connect(url).await.unwrap();
+            let url = format!("{url}?mode=rwc");
+            let mut on = sqlx::SqliteConnection::connect(&url).await.unwrap();
             query.execute(&mut on).await.unwrap();
             on.close().await.unwrap();
         }
