@@ -83,6 +83,7 @@ impl Database {
         &self.target.shown
     }
 
+    #[cfg(feature = "postgres")]
     pub(crate) fn retry_for(&self) -> Duration {
         self.retry_for
     }
@@ -211,8 +212,7 @@ impl Kind for sqlx::Postgres {
 impl Kind for sqlx::MySql {
     // The first of the two is for the next transaction only. Gap locks, which
     // lead to deadlocks between writers of new rows, are gone with it, too.
-    const BEGIN: &'static str =
-        "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; START TRANSACTION";
+    const BEGIN: &'static str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; START TRANSACTION";
 
     fn wrap(connection: &mut Self::Connection) -> Connection<'_> {
         Connection::MySql(connection)

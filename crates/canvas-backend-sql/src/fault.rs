@@ -70,8 +70,7 @@ impl Fault {
             }),
             sqlx::Error::Database(answer) => {
                 let hint = hint(answer.as_ref());
-                let config =
-                    || Error::Config(format!("{operation}: {url}: {answer}{hint}"));
+                let config = || Error::Config(format!("{operation}: {url}: {answer}{hint}"));
                 match Meaning::of(answer.as_ref()) {
                     Meaning::Passing => Self::Passing(connection(hint)),
                     Meaning::Duplicate => Self::Duplicate(connection(hint)),
@@ -90,9 +89,9 @@ impl Fault {
             sqlx::Error::Io(_) => {
                 Self::Passing(connection("; is it running, and reachable from here?"))
             }
-            sqlx::Error::Protocol(_)
-            | sqlx::Error::WorkerCrashed
-            | sqlx::Error::BeginFailed => Self::Passing(connection("")),
+            sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed | sqlx::Error::BeginFailed => {
+                Self::Passing(connection(""))
+            }
             _ => Self::Final(connection("")),
         }
     }
@@ -163,7 +162,9 @@ impl Meaning {
 }
 
 enum Number {
+    #[cfg_attr(not(feature = "mysql"), expect(dead_code, reason = "not compiled in"))]
     MySql(u16),
+    #[cfg_attr(not(feature = "sqlite"), expect(dead_code, reason = "not compiled in"))]
     Sqlite(u32),
 }
 

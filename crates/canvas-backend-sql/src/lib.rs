@@ -188,7 +188,9 @@ impl SqlBackend {
 
 async fn sweep(store: &Store) -> Result<u64> {
     let sweep = &store.statements().await?.sweep;
-    sweep.run(&store.database, store.config.result_expires).await
+    sweep
+        .run(&store.database, store.config.result_expires)
+        .await
 }
 
 impl fmt::Debug for SqlBackend {

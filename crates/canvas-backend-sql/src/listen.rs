@@ -8,7 +8,10 @@ use crate::store::Store;
 
 /// Something heard.
 #[derive(Debug, PartialEq, Eq)]
-#[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "nothing is told"))]
+#[cfg_attr(
+    not(feature = "postgres"),
+    expect(dead_code, reason = "nothing is told")
+)]
 pub(crate) enum Heard {
     /// A task has ended.
     Result(Id),

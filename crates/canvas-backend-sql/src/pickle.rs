@@ -37,7 +37,10 @@ pub(crate) fn decode(stored: &[u8], what: &str) -> Result<Value> {
 /// How many times a pickle could at most open a container: what is nested
 /// without bound would not fit on the stack.
 fn brackets(stored: &[u8]) -> usize {
-    stored.iter().filter(|byte| b"](}\x8f".contains(byte)).count()
+    stored
+        .iter()
+        .filter(|byte| b"](}\x8f".contains(byte))
+        .count()
 }
 
 fn plain(value: Pickled, depth: usize) -> Result<Value, String> {
@@ -133,13 +136,24 @@ mod tests {
     fn code_is_refused() {
         // Would call os.system("true").
         let error = read(b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R.").unwrap_err();
-        assert!(error.to_string().contains("more than plain data"), "{error}");
+        assert!(
+            error.to_string().contains("more than plain data"),
+            "{error}"
+        );
         assert!(!is_pickle(b"[1]"));
     }
 
     #[test]
     fn nesting_is_bounded() {
-        let nested = |depth: usize| [b"\x80\x02".to_vec(), b"]".repeat(depth), b"a".repeat(depth - 1), b".".to_vec()].concat();
+        let nested = |depth: usize| {
+            [
+                b"\x80\x02".to_vec(),
+                b"]".repeat(depth),
+                b"a".repeat(depth - 1),
+                b".".to_vec(),
+            ]
+            .concat()
+        };
         assert!(read(&nested(100)).is_ok());
         assert!(read(&nested(MAX_DEPTH + 2)).is_err());
         assert!(read(&nested(1_000_000)).is_err());

@@ -34,7 +34,9 @@ impl std::fmt::Display for Table {
 fn check(setting: &str, name: &str) -> Result<()> {
     let is_word = |part: &str| {
         let mut chars = part.chars();
-        chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
+        chars
+            .next()
+            .is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
             && chars.all(|c| c.is_ascii_alphanumeric() || c == '_')
             && part.len() <= 50
     };
@@ -261,7 +263,11 @@ impl Tables {
         let name = format!("ix_{}_{column}", table.name);
         let name = match (self.dialect, &table.schema) {
             (Dialect::Sqlite, Some(schema)) => {
-                format!("{}.{}", self.dialect.quote(schema), self.dialect.quote(&name))
+                format!(
+                    "{}.{}",
+                    self.dialect.quote(schema),
+                    self.dialect.quote(&name)
+                )
             }
             _ => self.dialect.quote(&name),
         };
@@ -325,11 +331,7 @@ pub(crate) struct Found {
 }
 
 /// Sees to it that the tables are there.
-pub(crate) async fn prepare(
-    database: &Database,
-    tables: &Tables,
-    create: bool,
-) -> Result<Found> {
+pub(crate) async fn prepare(database: &Database, tables: &Tables, create: bool) -> Result<Found> {
     let found = database.call(&Look { tables }).await?;
     if found.missing.is_empty() {
         return Ok(found);
@@ -390,11 +392,17 @@ async fn columns(tables: &Tables, table: &Table, on: &mut Session<'_>) -> Result
             "SELECT column_name, CAST(extra LIKE '%auto_increment%' OR column_default LIKE \
              '%nextval%' AS SIGNED) FROM information_schema.columns WHERE table_schema = \
              COALESCE(?, DATABASE()) AND table_name = ?",
-            vec![Arg::Text(table.schema.as_deref()), table.name.as_str().into()],
+            vec![
+                Arg::Text(table.schema.as_deref()),
+                table.name.as_str().into(),
+            ],
         ),
         Dialect::Sqlite => (
             "SELECT name, pk FROM pragma_table_info(?, COALESCE(?, 'main'))",
-            vec![table.name.as_str().into(), Arg::Text(table.schema.as_deref())],
+            vec![
+                table.name.as_str().into(),
+                Arg::Text(table.schema.as_deref()),
+            ],
         ),
     };
     let rows = on.fetch(&Sql::new(tables.dialect, text), &args).await?;
@@ -487,7 +495,9 @@ impl Work for Make<'_> {
             }
             Dialect::MySql => {
                 let lock = Sql::new(dialect, "SELECT GET_LOCK(?, ?)");
-                let turn = on.first(&lock, &[name.as_str().into(), TURN.into()]).await?;
+                let turn = on
+                    .first(&lock, &[name.as_str().into(), TURN.into()])
+                    .await?;
                 let turn = turn.map(|mut row| row.int()).transpose()?.flatten();
                 if turn != Some(1) {
                     let reason = format!("{}: another process makes the tables", on.url);
@@ -525,14 +535,18 @@ impl Make<'_> {
             (&tables.group, &tables.group_ids),
         ] {
             if has_sequences {
-                on.run(&format!("CREATE SEQUENCE IF NOT EXISTS {ids}")).await?;
+                on.run(&format!("CREATE SEQUENCE IF NOT EXISTS {ids}"))
+                    .await?;
             }
             let id = match tables.dialect {
                 Dialect::Sqlite => "id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT".to_owned(),
                 // INTEGER, as SQLAlchemy has it, is full after two thousand
                 // million results.
                 _ if has_sequences => {
-                    format!("id BIGINT NOT NULL DEFAULT {} PRIMARY KEY", tables.next(ids))
+                    format!(
+                        "id BIGINT NOT NULL DEFAULT {} PRIMARY KEY",
+                        tables.next(ids)
+                    )
                 }
                 _ => "id BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY".to_owned(),
             };
@@ -586,18 +600,16 @@ impl Make<'_> {
     }
 
     /// The columns that an index begins with, in MySQL.
-    async fn indexed(
-        &self,
-        on: &mut Session<'_>,
-        table: &Table,
-    ) -> Result<HashSet<String>, Fault> {
+    async fn indexed(&self, on: &mut Session<'_>, table: &Table) -> Result<HashSet<String>, Fault> {
         let text = "SELECT column_name FROM information_schema.statistics WHERE table_schema = \
                     COALESCE(?, DATABASE()) AND table_name = ? AND seq_in_index = 1";
         let args = [
             Arg::Text(table.schema.as_deref()),
             table.name.as_str().into(),
         ];
-        let rows = on.fetch(&Sql::new(self.tables.dialect, text), &args).await?;
+        let rows = on
+            .fetch(&Sql::new(self.tables.dialect, text), &args)
+            .await?;
         let names = rows.into_iter().map(|mut row| row.text());
         let names: Result<Vec<_>, Error> = names.collect();
         Ok(names?.into_iter().flatten().collect())

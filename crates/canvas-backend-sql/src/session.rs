@@ -75,6 +75,11 @@ pub(crate) enum Cell {
     Int(i64),
     Text(String),
     Bytes(Vec<u8>),
+    /// Where the database has a type for it.
+    #[cfg_attr(
+        not(any(feature = "postgres", feature = "mysql")),
+        expect(dead_code, reason = "not compiled in")
+    )]
     Time(NaiveDateTime),
 }
 
@@ -204,17 +209,26 @@ impl Session<'_> {
             #[cfg(feature = "postgres")]
             Connection::Postgres(on) => {
                 let query = bound!(sql, args, std::convert::identity);
-                query.execute(&mut **on).await.map(|done| done.rows_affected())
+                query
+                    .execute(&mut **on)
+                    .await
+                    .map(|done| done.rows_affected())
             }
             #[cfg(feature = "mysql")]
             Connection::MySql(on) => {
                 let query = bound!(sql, args, std::convert::identity);
-                query.execute(&mut **on).await.map(|done| done.rows_affected())
+                query
+                    .execute(&mut **on)
+                    .await
+                    .map(|done| done.rows_affected())
             }
             #[cfg(feature = "sqlite")]
             Connection::Sqlite(on) => {
                 let query = bound!(sql, args, sqlite_time);
-                query.execute(&mut **on).await.map(|done| done.rows_affected())
+                query
+                    .execute(&mut **on)
+                    .await
+                    .map(|done| done.rows_affected())
             }
         };
         let touched = done.map_err(|error| self.fault(error))?;
@@ -258,7 +272,11 @@ impl Session<'_> {
     }
 
     /// The first row of a query.
-    pub(crate) async fn first(&mut self, sql: &Sql, args: &[Arg<'_>]) -> Result<Option<Row>, Fault> {
+    pub(crate) async fn first(
+        &mut self,
+        sql: &Sql,
+        args: &[Arg<'_>],
+    ) -> Result<Option<Row>, Fault> {
         Ok(self.fetch(sql, args).await?.into_iter().next())
     }
 
@@ -363,7 +381,10 @@ mod tests {
     #[test]
     fn times_are_read_as_sqlalchemy_writes_them_in_sqlite() {
         for (text, want) in [
-            ("2026-11-24 06:21:18.239414", "2026-11-24 06:21:18.239414 UTC"),
+            (
+                "2026-11-24 06:21:18.239414",
+                "2026-11-24 06:21:18.239414 UTC",
+            ),
             ("2026-11-24 06:21:18", "2026-11-24 06:21:18 UTC"),
         ] {
             let mut row = Row(vec![Cell::Text(text.to_owned())].into_iter());

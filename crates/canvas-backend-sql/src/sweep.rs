@@ -97,7 +97,13 @@ impl Sweep {
                     By::Time,
                     Vec::new(),
                 ),
-                expiring(&tables.kept, "kept_id", itself.clone(), By::Itself, Vec::new()),
+                expiring(
+                    &tables.kept,
+                    "kept_id",
+                    itself.clone(),
+                    By::Itself,
+                    Vec::new(),
+                ),
                 expiring(&tables.join, "join_id", itself, By::Itself, with),
             ],
             tables: tables.clone(),
@@ -161,8 +167,7 @@ impl Work for Batch<'_> {
             By::Itself => Vec::new(),
         };
         let rows = on.fetch(&self.expiring.find, &asked).await?;
-        let ids: Result<Vec<Option<String>>> =
-            rows.into_iter().map(|mut row| row.text()).collect();
+        let ids: Result<Vec<Option<String>>> = rows.into_iter().map(|mut row| row.text()).collect();
         let ids: Vec<String> = ids?.into_iter().flatten().collect();
         if ids.is_empty() {
             return Ok((0, 0));

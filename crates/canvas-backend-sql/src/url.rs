@@ -135,7 +135,10 @@ mod tests {
     fn a_path_is_as_whoever_wrote_it_means_it() {
         assert_eq!(target("sqlite://results.db").url, "results.db");
         assert_eq!(target("sqlite:///var/results.db").url, "/var/results.db");
-        assert_eq!(target("sqlite:results.db?mode=rw").url, "results.db?mode=rw");
+        assert_eq!(
+            target("sqlite:results.db?mode=rw").url,
+            "results.db?mode=rw"
+        );
         assert_eq!(target("db+sqlite:///results.db").url, "results.db");
         assert_eq!(
             target("db+sqlite:////var/results.db").url,

@@ -3,7 +3,7 @@
 use canvas_core::{Builder, Canvas, Error, Result};
 
 /// The schemes that a feature of this crate brings drivers for.
-const SCHEMES: [&str; 9] = [
+const REDIS: [&str; 9] = [
     "redis",
     "rediss",
     "redis+socket",
@@ -14,6 +14,48 @@ const SCHEMES: [&str; 9] = [
     "valkeys",
     "sentinel",
 ];
+
+/// Ours, and those of SQLAlchemy that Celery takes, which name a driver of
+/// Python's.
+const POSTGRES: [&str; 7] = [
+    "postgres",
+    "postgresql",
+    "db+postgres",
+    "db+postgresql",
+    "db+postgresql+psycopg2",
+    "db+postgresql+psycopg",
+    "db+postgresql+pg8000",
+];
+
+const MYSQL: [&str; 9] = [
+    "mysql",
+    "mariadb",
+    "db+mysql",
+    "db+mysql+pymysql",
+    "db+mysql+mysqldb",
+    "db+mysql+mysqlconnector",
+    "db+mariadb",
+    "db+mariadb+pymysql",
+    "db+mariadb+mariadbconnector",
+];
+
+const SQLITE: [&str; 3] = ["sqlite", "db+sqlite", "db+sqlite+pysqlite"];
+
+/// What to switch on for a scheme, and whether it serves that port.
+fn feature(port: &str, scheme: &str) -> Option<&'static str> {
+    let is_backend = port == "backend";
+    if REDIS.contains(&scheme) {
+        Some("; for Redis, switch on the feature `redis` of the canvas crate")
+    } else if POSTGRES.contains(&scheme) && is_backend {
+        Some("; for PostgreSQL, switch on the feature `postgres` of the canvas crate")
+    } else if MYSQL.contains(&scheme) && is_backend {
+        Some("; for MariaDB and MySQL, switch on the feature `mysql` of the canvas crate")
+    } else if SQLITE.contains(&scheme) && is_backend {
+        Some("; for SQLite, switch on the feature `sqlite` of the canvas crate")
+    } else {
+        None
+    }
+}
 
 /// Adds [`connect`](Self::connect) to [`Builder`].
 pub trait Connect {
@@ -45,9 +87,7 @@ impl Connect for Builder {
                 scheme,
                 mut known,
             } => {
-                if SCHEMES.contains(&&*scheme) {
-                    known += "; for Redis, switch on the feature `redis` of the canvas crate";
-                }
+                known += feature(port, &scheme).unwrap_or_default();
                 Error::UnknownScheme {
                     port,
                     scheme,
@@ -59,24 +99,52 @@ impl Connect for Builder {
     }
 }
 
-#[cfg(not(feature = "redis"))]
 fn with_drivers(builder: Builder) -> Builder {
+    with_sql(with_redis(builder))
+}
+
+#[cfg(not(feature = "redis"))]
+fn with_redis(builder: Builder) -> Builder {
     builder
 }
 
 #[cfg(feature = "redis")]
-fn with_drivers(builder: Builder) -> Builder {
+fn with_redis(builder: Builder) -> Builder {
     use canvas_backend_redis::{RedisBackend, RedisBackendConfig};
     use canvas_broker_redis::{RedisBroker, RedisBrokerConfig};
 
     builder
-        .broker_driver(&SCHEMES, |config| {
+        .broker_driver(&REDIS, |config| {
             let own = RedisBrokerConfig::default();
             Ok(RedisBroker::new(&config.broker_url, own)?)
         })
-        .backend_driver(&SCHEMES, |config| {
+        .backend_driver(&REDIS, |config| {
             let mut own = RedisBackendConfig::default();
             own.result_expires = Some(config.result_expires);
             Ok(RedisBackend::new(&config.result_backend, own)?)
         })
+}
+
+#[cfg(not(any(feature = "postgres", feature = "mysql", feature = "sqlite")))]
+fn with_sql(builder: Builder) -> Builder {
+    builder
+}
+
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
+fn with_sql(builder: Builder) -> Builder {
+    use canvas_backend_sql::{SqlBackend, SqlBackendConfig};
+
+    let schemes: [(bool, &[&'static str]); 3] = [
+        (cfg!(feature = "postgres"), &POSTGRES),
+        (cfg!(feature = "mysql"), &MYSQL),
+        (cfg!(feature = "sqlite"), &SQLITE),
+    ];
+    let switched_on = schemes.into_iter().filter(|(is_on, _)| *is_on);
+    switched_on.fold(builder, |builder, (_, schemes)| {
+        builder.backend_driver(schemes, |config| {
+            let mut own = SqlBackendConfig::default();
+            own.result_expires = Some(config.result_expires);
+            Ok(SqlBackend::new(&config.result_backend, own)?)
+        })
+    })
 }

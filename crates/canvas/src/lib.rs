@@ -40,6 +40,8 @@
 //!
 //! * `redis`: `redis://` as broker and as result backend, through
 //!   [`connect`](Connect::connect).
+//! * `postgres`, `mysql`, `sqlite`: `postgres://`, `mysql://` or `mariadb://`, and
+//!   `sqlite://` as result backend, likewise. `sql-tls`: TLS to these.
 //!
 //! Broker and backend are in this process (`memory://`) where nothing else is
 //! asked for. Messages and results have the form that Celery 5.7 gives them.
@@ -61,6 +63,8 @@ mod connect;
 
 #[cfg(feature = "redis")]
 pub use canvas_backend_redis as backend_redis;
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
+pub use canvas_backend_sql as backend_sql;
 #[cfg(feature = "redis")]
 pub use canvas_broker_redis as broker_redis;
 

@@ -53,8 +53,7 @@ impl Service for Postgres {
     fn command(&self, place: &Place) -> Command {
         let (program, _) = self.program();
         // Whoever it cannot run as was found out while it was prepared.
-        let mut command =
-            as_owner(Path::new(program)).unwrap_or_else(|_| Command::new(program));
+        let mut command = as_owner(Path::new(program)).unwrap_or_else(|_| Command::new(program));
         command.arg("-D").arg(&place.folder);
         command.args(["-p", &place.port.to_string()]);
         for setting in [

@@ -101,7 +101,10 @@ async fn celery_reads_our_rows(kind: Kind) {
     }
     backend.store(&meta).await.unwrap();
     backend.store(&failure("2")).await.unwrap();
-    assert_eq!(celery(&db, "get", json!(["1"])).await, json!({ "value": value }));
+    assert_eq!(
+        celery(&db, "get", json!(["1"])).await,
+        json!({ "value": value })
+    );
     assert_eq!(
         celery(&db, "get", json!(["2"])).await,
         json!({ "error": "ValueError", "args": ["no"] })
@@ -133,10 +136,7 @@ async fn reads_celerys_rows(db: &Db, backend: &dyn Backend) {
     };
     assert_eq!((&one.status, &one.result), (&State::Success, &value));
     assert!(one.date_done.is_some());
-    assert_eq!(
-        one.children,
-        Some(vec![ResultTree::task("child".into())])
-    );
+    assert_eq!(one.children, Some(vec![ResultTree::task("child".into())]));
     let extended = json!({
         "name": "tasks.add", "args": [1, 2], "kwargs": { "x": 1 }, "worker": "w1@h",
         "retries": 2, "queue": "celery", "stamped_headers": ["mark"], "mark": "m",
@@ -204,7 +204,11 @@ async fn what_older_versions_pickled_is_read_as_data(kind: Kind) {
     assert_eq!(found[0].as_ref().unwrap().result, value);
     // An object of Celery's would have to be built by calling it.
     celery(&db, "save_pickled", json!(["g"])).await;
-    let error = backend.load_group(&"g".into()).await.unwrap_err().to_string();
+    let error = backend
+        .load_group(&"g".into())
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("the shape of group g"), "{error}");
     assert!(error.contains("more than plain data"), "{error}");
 }
@@ -232,13 +236,15 @@ async fn both_store_at_once(kind: Kind) {
     let rust = async {
         for n in 0..40 {
             let id = format!("rust-{n}");
-            assert_eq!(backend.store(&success(&id, n)).await.unwrap(), Stored::Written);
+            assert_eq!(
+                backend.store(&success(&id, n)).await.unwrap(),
+                Stored::Written
+            );
         }
     };
     tokio::join!(python, rust);
     for who in ["python", "rust"] {
-        let ids: Vec<canvas_core::Id> =
-            (0..40).map(|n| format!("{who}-{n}").into()).collect();
+        let ids: Vec<canvas_core::Id> = (0..40).map(|n| format!("{who}-{n}").into()).collect();
         let found = backend.load(&ids).await.unwrap();
         for (n, found) in found.into_iter().enumerate() {
             assert_eq!(found.unwrap().result, json!(n), "{who}-{n}");

@@ -44,7 +44,11 @@ async fn many_that_start_at_once_make_the_tables_once(kind: Kind) {
                 backend.load(&[id.as_str().into()]).await.unwrap()
             })
         });
-        for (n, found) in join_all(starting.collect::<Vec<_>>()).await.into_iter().enumerate() {
+        for (n, found) in join_all(starting.collect::<Vec<_>>())
+            .await
+            .into_iter()
+            .enumerate()
+        {
             assert_eq!(found.unwrap()[0].as_ref().unwrap().result, json!(n));
         }
         assert_eq!(tables(&db, "celery_task").await, 2);

@@ -101,7 +101,10 @@ async fn a_database_that_is_not_there_is_a_matter_of_settings() {
     let file = "sqlite:///no/such/folder/results.db";
     let backend = SqlBackend::new(file, impatient()).unwrap();
     let error = soon(backend.load(&["1".into()])).await.unwrap_err();
-    assert!(error.to_string().contains("does the folder exist"), "{error}");
+    assert!(
+        error.to_string().contains("does the folder exist"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -135,7 +138,10 @@ async fn a_file_that_is_locked_is_waited_for() {
     let storing = backend.clone();
     let storing = tokio::spawn(async move { storing.store(&success("2", 2)).await });
     // Readers go on meanwhile.
-    assert_eq!(backend.load(&["1".into()]).await.unwrap()[0], Some(success("1", 1)));
+    assert_eq!(
+        backend.load(&["1".into()]).await.unwrap()[0],
+        Some(success("1", 1))
+    );
     tokio::time::sleep(Duration::from_millis(800)).await;
     assert!(!storing.is_finished());
     held.commit().await.unwrap();

@@ -110,7 +110,9 @@ async fn a_table_does_not_run_out_of_ids_by_storing_again(kind: Kind) {
     }
     backend.store(&failure("1")).await.unwrap();
     backend.store(&success("2", 2)).await.unwrap();
-    let ids = db.number("SELECT max(id) - min(id) FROM celery_taskmeta").await;
+    let ids = db
+        .number("SELECT max(id) - min(id) FROM celery_taskmeta")
+        .await;
     // MariaDB may look for the value of a sequence that it then does not need.
     assert!(ids <= 5, "{ids}");
     if kind != Kind::MariaDb {

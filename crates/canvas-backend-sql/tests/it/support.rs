@@ -61,7 +61,12 @@ impl Db {
         match &db.server {
             None => std::fs::create_dir(db.folder()).unwrap(),
             Some(server) => {
-                run(kind, &server.url(None), &format!("CREATE DATABASE {}", db.name)).await;
+                run(
+                    kind,
+                    &server.url(None),
+                    &format!("CREATE DATABASE {}", db.name),
+                )
+                .await;
             }
         }
         db
@@ -340,7 +345,9 @@ impl Drop for Running {
 /// Where Debian has the programs of PostgreSQL, the newest first; else they
 /// must be in the path.
 fn postgres_programs() -> PathBuf {
-    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten();
+    let versions = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten();
     let versions = versions.flatten().map(|entry| entry.path().join("bin"));
     let mut found: Vec<PathBuf> = versions.filter(|bin| bin.join("initdb").exists()).collect();
     found.sort();

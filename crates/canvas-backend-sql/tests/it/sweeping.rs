@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use canvas_core::ResultTree;
-use canvas_core::backend::{Arrival, Backend, JoinSpec, Part};
 use canvas_core::State;
+use canvas_core::backend::{Arrival, Backend, JoinSpec, Part};
 
 use crate::support::{Db, Kind, eventually, success};
 
