@@ -276,7 +276,7 @@ impl Pools {
 
 fn options<O: std::str::FromStr<Err = sqlx::Error>>(target: &Target) -> Result<O> {
     target
-        .url
+        .address
         .parse()
         .map_err(|error| Error::Config(format!("{}: {error}", target.shown)))
 }

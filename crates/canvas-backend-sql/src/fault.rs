@@ -169,6 +169,10 @@ enum Number {
 }
 
 /// The number of an error, where the database has those.
+#[cfg_attr(
+    not(any(feature = "mysql", feature = "sqlite")),
+    expect(unused_variables, reason = "neither is compiled in")
+)]
 fn number(error: &dyn DatabaseError) -> Option<Number> {
     #[cfg(feature = "mysql")]
     if let Some(error) = error.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() {

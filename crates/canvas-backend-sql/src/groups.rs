@@ -8,7 +8,8 @@ use chrono::{NaiveDateTime, Utc};
 
 use crate::database::{How, Work};
 use crate::fault::Fault;
-use crate::schema::{Found, Tables};
+use crate::migrate::Found;
+use crate::schema::Tables;
 use crate::session::{Arg, Session, Sql};
 use crate::states::{Horizon, value};
 

@@ -78,6 +78,7 @@ mod fault;
 mod groups;
 mod joins;
 mod listen;
+mod migrate;
 mod pickle;
 mod schema;
 mod session;

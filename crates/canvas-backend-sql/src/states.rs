@@ -9,8 +9,9 @@ use serde_json::{Map, Value};
 
 use crate::database::{How, Work};
 use crate::fault::Fault;
+use crate::migrate::Found;
 use crate::pickle;
-use crate::schema::{Found, Tables};
+use crate::schema::Tables;
 use crate::session::{Arg, Row, Session, Sql};
 
 /// How many ids one statement names at most.

@@ -9,7 +9,8 @@ use crate::config::SqlBackendConfig;
 use crate::database::Database;
 use crate::groups::Groups;
 use crate::joins::Joins;
-use crate::schema::{self, Tables};
+use crate::migrate;
+use crate::schema::Tables;
 use crate::states::{BATCH, Horizon, Load, States};
 use crate::sweep::Sweep;
 use crate::url::Target;
@@ -52,7 +53,7 @@ impl Store {
 
     /// Makes the tables that are missing.
     pub(crate) async fn prepare(&self, create: bool) -> Result<Statements> {
-        let found = schema::prepare(&self.database, &self.tables, create).await?;
+        let found = migrate::prepare(&self.database, &self.tables, create).await?;
         Ok(Statements {
             states: States::new(&self.tables, &found),
             groups: Groups::new(&self.tables, &found),

@@ -15,9 +15,9 @@ pub(crate) enum Dialect {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Target {
     pub(crate) dialect: Dialect,
-    /// The URL as the driver takes it; for SQLite, the path and what follows
+    /// What the driver takes, with the password; for SQLite, the path and what follows
     /// it.
-    pub(crate) url: String,
+    pub(crate) address: String,
     /// The URL as people may see it: without the password, and without
     /// parameters, which may hold another.
     pub(crate) shown: String,
@@ -67,7 +67,7 @@ impl Target {
         let given = rest.replace("unix_socket=", "socket=");
         Ok(Self {
             dialect,
-            url: format!("{scheme_of_driver}://{given}"),
+            address: format!("{scheme_of_driver}://{given}"),
             shown: format!("{scheme}://{}", without_secrets(rest)),
         })
     }
@@ -89,7 +89,7 @@ impl Target {
         }
         Ok(Self {
             dialect: Dialect::Sqlite,
-            url: path.to_owned(),
+            address: path.to_owned(),
             shown: format!("sqlite://{plain}"),
         })
     }
@@ -122,26 +122,29 @@ mod tests {
         ] {
             let found = target(&format!("{scheme}://me:secret@db:5433/shop"));
             assert_eq!(found.dialect, Dialect::Postgres);
-            assert_eq!(found.url, "postgres://me:secret@db:5433/shop");
+            assert_eq!(found.address, "postgres://me:secret@db:5433/shop");
         }
         for scheme in ["mysql", "mariadb", "db+mysql+pymysql"] {
             let found = target(&format!("{scheme}://me@db/shop?unix_socket=/run/s"));
             assert_eq!(found.dialect, Dialect::MySql);
-            assert_eq!(found.url, "mysql://me@db/shop?socket=/run/s");
+            assert_eq!(found.address, "mysql://me@db/shop?socket=/run/s");
         }
     }
 
     #[test]
     fn a_path_is_as_whoever_wrote_it_means_it() {
-        assert_eq!(target("sqlite://results.db").url, "results.db");
-        assert_eq!(target("sqlite:///var/results.db").url, "/var/results.db");
+        assert_eq!(target("sqlite://results.db").address, "results.db");
         assert_eq!(
-            target("sqlite:results.db?mode=rw").url,
+            target("sqlite:///var/results.db").address,
+            "/var/results.db"
+        );
+        assert_eq!(
+            target("sqlite:results.db?mode=rw").address,
             "results.db?mode=rw"
         );
-        assert_eq!(target("db+sqlite:///results.db").url, "results.db");
+        assert_eq!(target("db+sqlite:///results.db").address, "results.db");
         assert_eq!(
-            target("db+sqlite:////var/results.db").url,
+            target("db+sqlite:////var/results.db").address,
             "/var/results.db"
         );
     }

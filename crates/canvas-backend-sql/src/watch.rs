@@ -161,12 +161,13 @@ impl Watches {
         }
     }
 
-    /// All who wait.
+    /// All that is waited for: what is new first, in the order asked for.
     fn all(&self, ids: &mut Vec<Id>) {
         let mut list = self.list();
-        list.new.clear();
-        ids.clear();
-        ids.extend(list.waiting.keys().cloned());
+        *ids = std::mem::take(&mut list.new);
+        let new: HashSet<Id> = ids.iter().cloned().collect();
+        let others = list.waiting.keys().filter(|id| !new.contains(*id));
+        ids.extend(others.cloned());
     }
 
     /// Tells of those that have ended; gives whether any has.

@@ -52,7 +52,7 @@ async fn canvases_end_as_they_should(kind: Kind) {
 
     // A chord with a chord in it, and a step after it.
     let inner = chord((0..10).map(|n| add::s(n, n)), total::partial());
-    let header = (0..20).map(|n| add::s(n, 1).into()).chain([inner.into()]);
+    let header = (0..20).map(|n| add::s(n, 1).into()).chain([inner]);
     let header: Vec<Signature> = header.collect();
     let canvas = chord(header, total::partial()) | add::partial(1);
     let result = soon(app.apply(canvas)).await.unwrap();

@@ -42,6 +42,7 @@ crate::on_each! {
     of_many_arrivals_one_completes_and_sees_all,
     of_many_claims_one_closes,
     of_many_who_open_a_join_that_has_expired_none_loses_a_member,
+    several_processes_share_a_database,
 }
 
 async fn of_many_successes_one_stands(kind: Kind) {
@@ -161,5 +162,81 @@ async fn of_many_who_open_a_join_that_has_expired_none_loses_a_member(kind: Kind
             .collect();
         // What was there before is gone.
         assert_eq!(completed, [PROCESSES]);
+    }
+}
+
+/// Set in a process that a test has started: the URL of the database.
+const URL: &str = "CANVAS_TEST_RACE_URL";
+
+/// How many processes there are, and how many members each has.
+const REAL: u64 = 3;
+const EACH: u64 = 20;
+
+/// This program again, with this one test, and the URL to work on.
+async fn several_processes_share_a_database(kind: Kind) {
+    if let Ok(url) = std::env::var(URL) {
+        return one_of_several(&url).await;
+    }
+    let db = Db::start(kind).await;
+    let module = match kind {
+        Kind::Sqlite => "on_sqlite",
+        Kind::Postgres => "on_postgres",
+        Kind::MariaDb => "on_mariadb",
+    };
+    let started = (0..REAL).map(|n| {
+        let mut process = tokio::process::Command::new(std::env::current_exe().unwrap());
+        process
+            .arg(format!(
+                "races::{module}::several_processes_share_a_database"
+            ))
+            .args(["--exact", "--nocapture"])
+            .env(URL, db.url())
+            .env("CANVAS_TEST_RACE_NUMBER", n.to_string())
+            .kill_on_drop(true)
+            .output()
+    });
+    let mut said = Vec::new();
+    for output in soon(join_all(started)).await {
+        let output = output.unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(
+            output.status.success(),
+            "{text}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let lines = text.lines().filter_map(|line| line.strip_prefix("found: "));
+        said.extend(lines.map(str::to_owned));
+    }
+    said.sort();
+    let complete = format!("complete with {}", REAL * EACH);
+    assert_eq!(said, [complete.as_str(), "the first success"]);
+    let stored = "SELECT count(*) FROM celery_taskmeta WHERE task_id LIKE 'member-%'";
+    assert_eq!(db.number(stored).await, i64::try_from(REAL * EACH).unwrap());
+}
+
+/// Makes the tables, opens the join, stores and arrives, as all of them do.
+async fn one_of_several(url: &str) {
+    let number: u64 = std::env::var("CANVAS_TEST_RACE_NUMBER")
+        .unwrap()
+        .parse()
+        .unwrap();
+    let config = canvas_backend_sql::SqlBackendConfig::default();
+    let backend = SqlBackend::new(url, config).unwrap();
+    let spec = spec("g", REAL * EACH);
+    backend.open_join(&spec).await.unwrap();
+    for index in number * EACH..(number + 1) * EACH {
+        let part = part(index, 0);
+        let meta = success(part.task_id.as_str(), index);
+        assert_eq!(backend.store(&meta).await.unwrap(), Stored::Written);
+        let lease = Duration::from_secs(60);
+        if let Arrival::Complete { parts, .. } =
+            backend.arrive(&spec.id, &part, lease).await.unwrap()
+        {
+            println!("found: complete with {}", parts.len());
+        }
+    }
+    let stored = backend.store(&success("same", number)).await.unwrap();
+    if stored == Stored::Written {
+        println!("found: the first success");
     }
 }

@@ -80,7 +80,10 @@ async fn values_are_kept_as_they_are(kind: Kind) {
     for (n, value) in values.into_iter().enumerate() {
         let meta = success(&format!("task-{n}"), value);
         assert_eq!(backend.store(&meta).await.unwrap(), Stored::Written);
-        let found = backend.load(&[meta.task_id.clone()]).await.unwrap();
+        let found = backend
+            .load(std::slice::from_ref(&meta.task_id))
+            .await
+            .unwrap();
         assert!(found == [Some(meta)], "value {n}");
     }
     let mut failed = failure("failed");
