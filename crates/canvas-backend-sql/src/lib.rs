@@ -65,9 +65,9 @@
 //! read as far as they are plain data, and nothing in them is ever run. A group
 //! that was pickled is not read, as that is an object of Celery's.
 //!
-//! A Python process does not know our joins: where it sends a chord, or runs a
-//! member of one, Celery's task `celery.chord_unlock` polls for the end of its
-//! header.
+//! A Python process knows nothing of our joins. Celery's own chords are joined
+//! by its task `celery.chord_unlock`, which polls. So whoever sends a chord and
+//! the workers of its header must be all ours, or all Celery's.
 
 #[cfg(not(any(feature = "postgres", feature = "mysql", feature = "sqlite")))]
 compile_error!("canvas-backend-sql needs one of its features: postgres, mysql, sqlite");
