@@ -1,5 +1,4 @@
-//! One database for two: Celery's own backend works on what we work on. Run
-//! with `cargo test -p canvas-backend-sql celery -- --ignored`.
+//! One database for two: Celery's own backend works on what we work on.
 
 use std::path::{Path, PathBuf};
 
@@ -17,13 +16,13 @@ fn python() -> PathBuf {
     // A Python finds its packages by the path that it is called by.
     let root = root.canonicalize().unwrap();
     let python = std::env::var_os("CANVAS_CELERY_PYTHON").map_or_else(
-        || root.join("target/interop-sql/venv/bin/python"),
+        || root.join("target/interop/venv/bin/python"),
         PathBuf::from,
     );
     assert!(
         python.exists(),
-        "no {}: name a Python in CANVAS_CELERY_PYTHON that has celery[sqlalchemy]==5.7.0, \
-         psycopg2-binary and pymysql",
+        "no {}: `cargo xtask test` makes it; or name a Python in CANVAS_CELERY_PYTHON that has \
+         celery==5.7.0, SQLAlchemy, psycopg2-binary and PyMySQL",
         python.display()
     );
     python
@@ -48,27 +47,7 @@ async fn celery_with(db: &Db, extended: &str, command: &str, arguments: Value) -
     serde_json::from_str(printed.lines().last().unwrap()).unwrap()
 }
 
-/// Makes a test of each function, on each database.
-macro_rules! with_celery_on_each {
-    ($($name:ident),+ $(,)?) => {
-        with_celery_on_each!(@on on_sqlite Sqlite; $($name),+);
-        with_celery_on_each!(@on on_postgres Postgres; $($name),+);
-        with_celery_on_each!(@on on_mariadb MariaDb; $($name),+);
-    };
-    (@on $module:ident $kind:ident; $($name:ident),+) => {
-        mod $module {
-            $(
-                #[tokio::test(flavor = "multi_thread")]
-                #[ignore = "needs Celery and SQLAlchemy"]
-                async fn $name() {
-                    super::$name(crate::support::Kind::$kind).await;
-                }
-            )+
-        }
-    };
-}
-
-with_celery_on_each! {
+crate::on_each! {
     celery_reads_our_rows,
     we_read_celerys_rows,
     we_work_on_tables_that_celery_made,

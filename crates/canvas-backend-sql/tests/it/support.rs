@@ -204,9 +204,11 @@ struct Running {
 }
 
 /// Makes the data, if there is none yet; runs the server until our end of the
-/// pipe closes, which it also does when a test is killed. PostgreSQL refuses
+/// pipe closes, which it also does when a test is killed: what ends the test from
+/// the terminal must not end this before it has cleaned up. PostgreSQL refuses
 /// root, so then it runs as its own user.
 const POSTGRES: &str = r#"
+    trap '' HUP INT TERM
     umask 022
     AS=""
     if [ "$(id -u)" = 0 ]; then
@@ -222,6 +224,7 @@ const POSTGRES: &str = r#"
 "#;
 
 const MARIADB: &str = r#"
+    trap '' HUP INT TERM
     cd "$1"
     AS=""
     [ "$(id -u)" != 0 ] || AS="--user=root"
