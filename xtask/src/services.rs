@@ -3,6 +3,8 @@
 //!
 //! A service is one file in services/ and one line in [`ALL`].
 
+mod mariadb;
+mod postgres;
 mod rabbitmq;
 mod redis;
 
@@ -16,11 +18,13 @@ use std::time::{Duration, Instant};
 use crate::run::{is_there, run};
 use crate::workspace;
 
+pub(crate) use mariadb::MariaDb;
+pub(crate) use postgres::Postgres;
 pub(crate) use rabbitmq::RabbitMq;
 pub(crate) use redis::Redis;
 
 /// Every service that is known.
-const ALL: [&dyn Service; 2] = [&Redis, &RabbitMq];
+const ALL: [&dyn Service; 4] = [&Redis, &RabbitMq, &Postgres, &MariaDb];
 
 /// How long a server may take to start or to stop.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -42,11 +46,21 @@ pub(crate) trait Service {
     /// The package of Debian and Ubuntu that it is in.
     fn package(&self) -> &'static str;
 
+    /// Makes what it needs before it can run, if that is not there yet.
+    fn prepare(&self, _place: &Place) -> Result<(), String> {
+        Ok(())
+    }
+
     /// Runs it in the foreground.
     fn command(&self, place: &Place) -> Command;
 
     /// Whether it answers.
     fn is_ready(&self, place: &Place) -> bool;
+
+    /// The signal that ends it, without waiting for those who use it.
+    fn stop(&self) -> &'static str {
+        "TERM"
+    }
 
     /// What tests find it by: environment variables.
     fn variables(&self, place: &Place) -> Vec<(&'static str, String)>;
@@ -157,7 +171,7 @@ fn down(service: &dyn Service) -> Result<(), String> {
         return Ok(());
     };
     let process = service.process();
-    signal(pid, "TERM")?;
+    signal(pid, service.stop())?;
     if !eventually(|| !runs(pid, process)) {
         signal(pid, "KILL")?;
     }
@@ -236,6 +250,7 @@ enum Until {
 
 /// Starts a server and waits until it answers.
 fn start(service: &dyn Service, place: &Place, until: Until) -> Result<Child, String> {
+    service.prepare(place)?;
     let log = place.folder.with_extension("log");
     let file = fs::File::create(&log).map_err(|e| format!("{}: {e}", log.display()))?;
     let mut command = service.command(place);

@@ -36,6 +36,8 @@ pub(crate) fn proof(tally: &mut Tally) -> Result<(), String> {
     // themselves with Celery.
     services::install(&services::Redis)?;
     services::install(&services::RabbitMq)?;
+    services::install(&services::Postgres)?;
+    services::install(&services::MariaDb)?;
     let mut tests = cargo_test(&[]);
     tests.env("CANVAS_CELERY_PYTHON", interop::python()?);
     tally.tests(tests);

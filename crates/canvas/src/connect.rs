@@ -18,6 +18,50 @@ const REDIS: [&str; 9] = [
 /// The schemes of RabbitMQ.
 const AMQP: [&str; 5] = ["amqp", "amqps", "pyamqp", "pyamqps", "librabbitmq"];
 
+/// Ours, and those of SQLAlchemy that Celery takes, which name a driver of
+/// Python's.
+const POSTGRES: [&str; 7] = [
+    "postgres",
+    "postgresql",
+    "db+postgres",
+    "db+postgresql",
+    "db+postgresql+psycopg2",
+    "db+postgresql+psycopg",
+    "db+postgresql+pg8000",
+];
+
+const MYSQL: [&str; 9] = [
+    "mysql",
+    "mariadb",
+    "db+mysql",
+    "db+mysql+pymysql",
+    "db+mysql+mysqldb",
+    "db+mysql+mysqlconnector",
+    "db+mariadb",
+    "db+mariadb+pymysql",
+    "db+mariadb+mariadbconnector",
+];
+
+const SQLITE: [&str; 3] = ["sqlite", "db+sqlite", "db+sqlite+pysqlite"];
+
+/// What to switch on for a scheme, and whether it serves that port.
+fn feature(port: &str, scheme: &str) -> Option<&'static str> {
+    let is_backend = port == "backend";
+    if REDIS.contains(&scheme) {
+        Some("; for Redis, switch on the feature `redis` of the canvas crate")
+    } else if AMQP.contains(&scheme) && port == "broker" {
+        Some("; for RabbitMQ, switch on the feature `amqp` of the canvas crate")
+    } else if POSTGRES.contains(&scheme) && is_backend {
+        Some("; for PostgreSQL, switch on the feature `postgres` of the canvas crate")
+    } else if MYSQL.contains(&scheme) && is_backend {
+        Some("; for MariaDB and MySQL, switch on the feature `mysql` of the canvas crate")
+    } else if SQLITE.contains(&scheme) && is_backend {
+        Some("; for SQLite, switch on the feature `sqlite` of the canvas crate")
+    } else {
+        None
+    }
+}
+
 /// Adds [`connect`](Self::connect) to [`Builder`].
 pub trait Connect {
     /// Builds the application with the drivers that this crate was built with:
@@ -48,12 +92,7 @@ impl Connect for Builder {
                 scheme,
                 mut known,
             } => {
-                if REDIS.contains(&&*scheme) {
-                    known += "; for Redis, switch on the feature `redis` of the canvas crate";
-                }
-                if AMQP.contains(&&*scheme) && port == "broker" {
-                    known += "; for RabbitMQ, switch on the feature `amqp` of the canvas crate";
-                }
+                known += feature(port, &scheme).unwrap_or_default();
                 Error::UnknownScheme {
                     port,
                     scheme,
@@ -66,7 +105,7 @@ impl Connect for Builder {
 }
 
 fn with_drivers(builder: Builder) -> Builder {
-    with_amqp(with_redis(builder))
+    with_sql(with_amqp(with_redis(builder)))
 }
 
 #[cfg(not(feature = "redis"))]
@@ -103,5 +142,29 @@ fn with_amqp(builder: Builder) -> Builder {
     builder.broker_driver(&AMQP, |config| {
         let own = AmqpBrokerConfig::default();
         Ok(AmqpBroker::new(&config.broker_url, own)?)
+    })
+}
+
+#[cfg(not(any(feature = "postgres", feature = "mysql", feature = "sqlite")))]
+fn with_sql(builder: Builder) -> Builder {
+    builder
+}
+
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
+fn with_sql(builder: Builder) -> Builder {
+    use canvas_backend_sql::{SqlBackend, SqlBackendConfig};
+
+    let schemes: [(bool, &[&'static str]); 3] = [
+        (cfg!(feature = "postgres"), &POSTGRES),
+        (cfg!(feature = "mysql"), &MYSQL),
+        (cfg!(feature = "sqlite"), &SQLITE),
+    ];
+    let switched_on = schemes.into_iter().filter(|(is_on, _)| *is_on);
+    switched_on.fold(builder, |builder, (_, schemes)| {
+        builder.backend_driver(schemes, |config| {
+            let mut own = SqlBackendConfig::default();
+            own.result_expires = Some(config.result_expires);
+            Ok(SqlBackend::new(&config.result_backend, own)?)
+        })
     })
 }

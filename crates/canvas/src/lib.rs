@@ -41,6 +41,8 @@
 //! * `redis`: `redis://` as broker and as result backend, through
 //!   [`connect`](Connect::connect).
 //! * `amqp`: RabbitMQ as broker, `amqp://`, in the same way.
+//! * `postgres`, `mysql`, `sqlite`: `postgres://`, `mysql://` or `mariadb://`, and
+//!   `sqlite://` as result backend, likewise. `sql-tls`: TLS to these.
 //!
 //! Broker and backend are in this process (`memory://`) where nothing else is
 //! asked for. Messages and results have the form that Celery 5.7 gives them.
@@ -62,6 +64,8 @@ mod connect;
 
 #[cfg(feature = "redis")]
 pub use canvas_backend_redis as backend_redis;
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
+pub use canvas_backend_sql as backend_sql;
 #[cfg(feature = "amqp")]
 pub use canvas_broker_amqp as broker_amqp;
 #[cfg(feature = "redis")]
