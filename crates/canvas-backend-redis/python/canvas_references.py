@@ -64,7 +64,14 @@ class Reference(Signature):
 
     @classmethod
     def from_dict(cls, d, app=None):
-        return cls(d, app=app)
+        if "task" in d:
+            return cls(d, app=app)
+        # Only what cannot be filled in is sent. The key of a chord's body begins
+        # with the id of the body.
+        task_id, dot, _ = d["key"].partition(".")
+        options = ({"task_id": task_id} if dot else {}) | d.get("options", {})
+        kwargs = {"key": d["key"]}
+        return cls(NAME, (), kwargs, options, subtask_type=NAME, immutable=True, app=app)
 
     def kept(self) -> list[dict] | None:
         """The signatures that it stands for; None if they have expired."""
@@ -110,7 +117,7 @@ def expanded(steps, app) -> list[dict]:
     while steps:
         step = steps.pop()
         if is_reference(step):
-            reference = Reference(step, app=app)
+            reference = Reference.from_dict(step, app=app)
             kept = reference.kept()
             if kept is None:
                 logger.error("Steps that failed cannot be told so: %s", reference.expired)

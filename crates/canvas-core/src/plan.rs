@@ -257,9 +257,10 @@ impl<'a> Planner<'a> {
         self.emit(first, args, onward)
     }
 
-    /// Seals the steps that follow, the next one last. Where references are
-    /// on, what is beyond the limit is kept in pieces, each of which ends in a
-    /// reference to the next: a message then carries one piece at most.
+    /// Seals the steps that follow, the next one last. Where references are on
+    /// and they are beyond the limit, they are kept in pieces, each of which
+    /// ends in a reference to the next, and the message carries a reference:
+    /// the header of a chord then costs little however long its members are.
     fn seal_tail(&mut self, steps: Vec<Signature>, after: Vec<Sealed>) -> Result<Vec<Sealed>> {
         let mut sealed: Vec<Sealed> = after;
         let Some(limit) = self.env.config.continuation_reference_size else {
@@ -269,15 +270,20 @@ impl<'a> Planner<'a> {
             return Ok(sealed);
         };
         let mut size: usize = sealed.iter().map(Sealed::len).sum();
+        let mut is_kept = false;
         for step in steps.into_iter().rev() {
             let next = self.seal(step)?;
             if size + next.len() > limit && !sealed.is_empty() {
                 let reference = self.keep(&sealed, None)?;
                 size = reference.len();
                 sealed = vec![reference];
+                is_kept = true;
             }
             size += next.len();
             sealed.push(next);
+        }
+        if is_kept {
+            sealed = vec![self.keep(&sealed, None)?];
         }
         Ok(sealed)
     }
@@ -308,7 +314,8 @@ impl<'a> Planner<'a> {
     /// Keeps signatures under a key that follows from what they are.
     fn keep(&mut self, signatures: &[Sealed], like: Option<&Signature>) -> Result<Sealed> {
         let value = crate::json::write(signatures, "a continuation")?;
-        let key = Id::from("canvas.ref").derive(&String::from_utf8_lossy(&value));
+        let id = like.and_then(|like| like.options.task_id());
+        let key = crate::protocol::reference::key(&value, id);
         self.effects.push(Effect::Keep {
             key: key.clone(),
             value: Bytes::from(value),

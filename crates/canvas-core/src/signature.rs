@@ -399,6 +399,7 @@ impl Signature {
                 crate::protocol::repr::value(&value)
             )));
         };
+        crate::protocol::reference::complete(&mut map);
         let Some(Value::String(task)) = map.shift_remove("task") else {
             return Err(malformed("`task` must be the name of a task"));
         };
@@ -507,6 +508,10 @@ pub(crate) fn as_header(signature: Signature) -> Signature {
 
 impl Serialize for Signature {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let serializer = match crate::protocol::reference::write(self, serializer) {
+            Ok(written) => return written,
+            Err(serializer) => serializer,
+        };
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("task", &self.task)?;
         map.serialize_entry("args", &self.args)?;

@@ -98,8 +98,8 @@ pub(crate) const SIZES: [Figure; 7] = [
     figure("chord of 100", Unit::Bytes),
     figure("chord of 1000", Unit::Bytes),
     figure("chord(1000, chain(10))", Unit::Bytes),
-    limited(1e6, HEADER),
-    figure(WHOLE, Unit::Bytes),
+    figure(HEADER, Unit::Bytes),
+    limited(1e6, WHOLE),
 ];
 
 /// The same canvas, ten times as large: bytes a task are to stay the same.

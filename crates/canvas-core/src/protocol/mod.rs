@@ -7,6 +7,7 @@ mod body;
 mod fields;
 mod headers;
 mod meta;
+pub(crate) mod reference;
 pub(crate) mod repr;
 mod request;
 pub(crate) mod saferepr;
@@ -17,10 +18,11 @@ pub use body::{Body, Embed};
 pub use fields::Fields;
 pub use headers::{Headers, Properties};
 pub use meta::TaskMeta;
+pub use reference::REFERENCE;
 pub use repr::value as python_repr;
 pub(crate) use request::REPEAT;
 pub use request::{DeliveryInfo, Request};
-pub use sealed::{REFERENCE, Sealed};
+pub use sealed::Sealed;
 
 use bytes::Bytes;
 

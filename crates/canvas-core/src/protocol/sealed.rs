@@ -6,14 +6,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
+use super::reference;
 use crate::error::Result;
 use crate::id::Id;
 use crate::options::malformed;
-use crate::signature::{Shape, Signature};
-
-/// The task name and `subtask_type` of a reference: a signature that stands
-/// for continuations kept in the backend under the key in its `kwargs`.
-pub const REFERENCE: &str = "canvas.ref";
+use crate::signature::Signature;
 
 /// A signature as the JSON it arrived in.
 ///
@@ -53,40 +50,19 @@ impl Sealed {
     }
 
     /// A signature that stands for what is kept under `key`. `like` gives it
-    /// the ids that must be readable without looking there.
+    /// what must be readable without looking there.
     pub fn reference(key: &Id, like: Option<&Signature>) -> Result<Self> {
-        let mut reference =
-            Signature::shaped(REFERENCE, Shape::Custom(REFERENCE.to_owned())).immutable();
-        reference
-            .kwargs
-            .insert("key".to_owned(), key.as_str().into());
-        if let Some(like) = like {
-            for name in ["task_id", "group_id", "group_index", "reply_to"] {
-                if let Some(value) = like.options.get(name) {
-                    reference.options.set(name, value.clone());
-                }
-            }
-        }
-        Self::new(&reference)
+        Self::new(&reference::new(key, like))
     }
 
     /// The key it stands for, if this is a reference.
     pub fn reference_key(&self) -> Option<Id> {
         // Cheap for the usual case: a reference is short and says so.
-        if self.len() > 1024 || !self.0.get().contains(REFERENCE) {
+        if self.len() > 1024 || !self.0.get().contains(reference::REFERENCE) {
             return None;
         }
-        self.open().ok().as_ref().and_then(reference_key)
-    }
-}
-
-/// The key of a reference, read already.
-fn reference_key(signature: &Signature) -> Option<Id> {
-    match &signature.shape {
-        Shape::Custom(name) if name == REFERENCE => {
-            signature.kwargs.get("key")?.as_str().map(Id::from)
-        }
-        _ => None,
+        let signature = self.open().ok()?;
+        reference::key_of(&signature).map(Id::from)
     }
 }
 
