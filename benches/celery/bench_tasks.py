@@ -9,8 +9,9 @@ import os
 from celery import Celery
 
 URL = os.environ["BENCH_URL"]
+BACKEND = os.environ.get("BENCH_BACKEND", URL)
 
-app = Celery("bench", broker=URL, backend=URL)
+app = Celery("bench", broker=URL, backend=BACKEND)
 # 32 times two processes: as many as our worker takes.
 app.conf.worker_prefetch_multiplier = 32
 app.conf.task_default_queue = os.environ["BENCH_QUEUE"]

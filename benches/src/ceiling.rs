@@ -5,6 +5,8 @@
 //! real worker meets: retries, chains, chords, leases, another queue, a lost
 //! connection. One script takes and ends 64 tasks at a time.
 
+pub mod rabbitmq;
+
 use std::error::Error;
 use std::time::{Duration, Instant};
 
@@ -97,16 +99,35 @@ fn run(message: &[u8], tag: String, now: &str) -> Outcome<Finished> {
     let result = if ignore_result {
         String::new()
     } else {
-        format!(
-            r#"{{"status": "SUCCESS", "result": {}, "traceback": null, "children": [], "date_done": "{now}", "task_id": "{id}"}}"#,
-            x + y
-        )
+        success(id, x + y, now)
     };
     Ok(Finished {
         tag,
         key: format!("{RESULT}{id}"),
         result,
     })
+}
+
+/// A result as Celery's worker writes it.
+fn success(id: &str, value: u64, now: &str) -> String {
+    format!(
+        r#"{{"status": "SUCCESS", "result": {value}, "traceback": null, "children": [], "date_done": "{now}", "task_id": "{id}"}}"#
+    )
+}
+
+/// The arguments of a message, and what follows it, which is nothing.
+fn body(n: u64) -> String {
+    format!(
+        r#"[[{n}, 1], {{}}, {{"callbacks": null, "errbacks": null, "chain": null, "chord": null}}]"#
+    )
+}
+
+fn task(quietly: bool) -> &'static str {
+    if quietly {
+        "bench.add_quietly"
+    } else {
+        "bench.add"
+    }
 }
 
 /// Sends so many tasks to a queue: 64 in a pipeline, four pipelines on their
@@ -169,15 +190,8 @@ pub async fn call(url: &str, queue: &str, times: u64) -> Outcome<Vec<Duration>> 
 
 /// A message as Celery's client writes it, field for field.
 fn message(queue: &str, id: &Id, group: Option<&Id>, n: u64, quietly: bool) -> String {
-    let body = format!(
-        r#"[[{n}, 1], {{}}, {{"callbacks": null, "errbacks": null, "chain": null, "chord": null}}]"#
-    );
-    let body = STANDARD.encode(body);
-    let task = if quietly {
-        "bench.add_quietly"
-    } else {
-        "bench.add"
-    };
+    let body = STANDARD.encode(body(n));
+    let task = task(quietly);
     let group = json!(group.map(Id::as_str));
     let index = if group.is_null() {
         json!(null)

@@ -40,8 +40,10 @@ pub async fn total(numbers: Vec<u64>) -> u64 {
 /// The settings of the client and the worker that are compared with Celery.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Broker and backend.
+    /// The broker, and the backend too if none is named.
     pub url: String,
+    /// Where results go.
+    pub backend: Option<String>,
     /// Where tasks are sent to, and taken from.
     pub queue: String,
     /// `continuation_reference_size`.
@@ -56,7 +58,7 @@ impl Settings {
     pub fn app(&self) -> canvas::Result<Canvas> {
         Canvas::builder()
             .broker_url(&self.url)
-            .backend_url(&self.url)
+            .backend_url(self.backend.as_deref().unwrap_or(&self.url))
             .configure(|config| {
                 config.task_default_queue.clone_from(&self.queue);
                 config.continuation_reference_size = self.references;

@@ -8,7 +8,8 @@ by environment variables:
     the command that starts the worker; ``--broker``, ``--backend``,
     ``--concurrency`` and ``--hostname`` are added to it.
 ``INTEROP_EXCLUDED``
-    a file of tests to leave out: an id and ``# reason`` a line.
+    files of tests to leave out, separated as in ``PATH``: an id and
+    ``# reason`` a line.
 ``INTEROP_REPORT``
     where to write what became of each test, as JSON.
 ``INTEROP_TIMEOUT``
@@ -24,6 +25,7 @@ import gc
 import json
 import os
 import shlex
+import signal
 import subprocess
 import time
 
@@ -111,21 +113,19 @@ AsyncBackendMixin.wait_for_pending = wait_for_pending
 
 
 def excluded():
-    """The ids in the file, each with its reason."""
-    path = os.environ.get("INTEROP_EXCLUDED")
-    if not path:
-        return {}
+    """The ids in the files, each with its reason."""
     found = {}
-    with open(path, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            test, _, reason = (part.strip() for part in line.partition("#"))
-            if not test:
-                continue
-            if not reason:
-                raise pytest.UsageError(f"{path}:{number}: {test} needs a `# reason`")
-            if test in found:
-                raise pytest.UsageError(f"{path}:{number}: {test} is there twice")
-            found[test] = reason
+    for path in filter(None, os.environ.get("INTEROP_EXCLUDED", "").split(os.pathsep)):
+        with open(path, encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                test, _, reason = (part.strip() for part in line.partition("#"))
+                if not test:
+                    continue
+                if not reason:
+                    raise pytest.UsageError(f"{path}:{number}: {test} needs a `# reason`")
+                if test in found:
+                    raise pytest.UsageError(f"{path}:{number}: {test} is there twice")
+                found[test] = reason
     return found
 
 
@@ -195,5 +195,7 @@ class Outcomes:
 
 
 def pytest_configure(config):
+    # Told to stop, it stops its worker first.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     gc.disable()
     config.pluginmanager.register(Outcomes(), "interop-outcomes")

@@ -78,6 +78,24 @@
 //! }
 //! ```
 //!
+//! The backend that the book writes is the one in third-party/, which is compiled
+//! and tested, piece by piece:
+//!
+//! ```
+//! let page = std::fs::read_to_string("../docs/src/write-a-backend.md").unwrap();
+//! let source = std::fs::read_to_string("third-party/src/lib.rs").unwrap();
+//! let tests = std::fs::read_to_string("third-party/tests/conformance.rs").unwrap();
+//! assert!(page.contains(&format!("with {} lines", source.lines().count())));
+//! // However far it is indented.
+//! let plain = |code: &str| code.lines().map(str::trim).collect::<Vec<_>>().join("\n");
+//! let there = plain(&source) + &plain(&tests);
+//! let pieces = page.split("```rs\n").skip(1).filter_map(|rest| rest.split("\n```").next());
+//! for piece in pieces.clone() {
+//!     assert!(there.contains(&plain(piece)), "not in third-party/:\n{piece}");
+//! }
+//! assert!(pieces.count() > 5);
+//! ```
+//!
 //! The proofs that the architecture names are tests:
 //!
 //! ```
@@ -157,8 +175,17 @@ mod worker {}
 #[doc = include_str!("../../docs/src/references.md")]
 mod references {}
 
+#[doc = include_str!("../../docs/src/pairs.md")]
+mod pairs {}
+
 #[doc = include_str!("../../docs/src/benchmarks.md")]
 mod benchmarks {}
+
+#[doc = include_str!("../../docs/src/conformance.md")]
+mod conformance {}
+
+#[doc = include_str!("../../docs/src/write-a-backend.md")]
+mod write_a_backend {}
 
 #[doc = include_str!("../../docs/src/configuration.md")]
 mod configuration {}

@@ -1,7 +1,7 @@
 //! Tests across the crates of canvas, and what they share.
 
 pub mod faults;
-pub mod faults_redis;
+pub mod faults_run;
 pub mod interop;
 pub mod random;
 pub mod redis_server;

@@ -25,6 +25,7 @@ pub(crate) fn bench(arguments: &[String]) -> Result<(), String> {
             side::side(&[])
         }
         Chosen::Side(arguments) => side::side(&arguments),
+        Chosen::Pairs(names, arguments) => side::pairs(&names, &arguments),
         Chosen::Criterion => criterion::criterion(arguments),
     }
 }
@@ -33,6 +34,8 @@ pub(crate) fn bench(arguments: &[String]) -> Result<(), String> {
 enum Chosen {
     Both,
     Side(Vec<String>),
+    /// Which pairs, and the rest of the options.
+    Pairs(String, Vec<String>),
     Criterion,
 }
 
@@ -40,6 +43,15 @@ fn chosen(arguments: &[String]) -> Chosen {
     let Some(first) = arguments.first() else {
         return Chosen::Both;
     };
+    if first == "--pairs" {
+        let rest = &arguments[1..];
+        return match rest.split_first() {
+            Some((names, rest)) if !names.starts_with("--") => {
+                Chosen::Pairs(names.clone(), rest.to_vec())
+            }
+            _ => Chosen::Pairs("all".to_owned(), rest.to_vec()),
+        };
+    }
     if !OF_SIDE.contains(&first.as_str()) {
         return Chosen::Criterion;
     }
@@ -61,6 +73,10 @@ mod tests {
         assert_eq!(chosen("--side"), Chosen::Side(Vec::new()));
         let only = ["--only".to_owned(), "drain".to_owned()];
         assert_eq!(chosen("--only drain"), Chosen::Side(only.to_vec()));
+        let quick = vec!["--quick".to_owned()];
+        let pairs = |names: &str| Chosen::Pairs(names.to_owned(), quick.clone());
+        assert_eq!(chosen("--pairs --quick"), pairs("all"));
+        assert_eq!(chosen("--pairs amqp+redis --quick"), pairs("amqp+redis"));
         assert_eq!(chosen("plan/chain"), Chosen::Criterion);
         assert_eq!(chosen("--save-baseline before"), Chosen::Criterion);
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::run::{Tally, cargo, is_there};
-use crate::{test, tidy, workspace};
+use crate::{conformance, test, tidy, workspace};
 
 /// No check takes longer, downloads and a first build included.
 const LIMIT: Duration = Duration::from_secs(1800);
@@ -16,6 +16,9 @@ pub(crate) fn ci() -> Result<(), String> {
     // while one works, and errors here.
     let lint = "clippy --quiet --workspace --all-targets -- -D warnings";
     tally.check(cargo(lint), LIMIT);
+    let mut outside = conformance::outside("clippy --quiet --all-targets")?;
+    outside.args(["--", "-D", "warnings"]);
+    tally.check(outside, LIMIT);
     features(&mut tally)?;
     let mut doc = cargo("doc --quiet --workspace --no-deps");
     doc.env("RUSTDOCFLAGS", "-D warnings");

@@ -1,27 +1,35 @@
 //! `cargo xtask faults`: workers killed, connections cut and servers stopped
 //! under load, and what came of it.
 
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use crate::run::{cargo, run};
-use crate::services::{self, Redis};
+use crate::services::{self, MariaDb, Postgres, RabbitMq, Redis, Service};
 use crate::workspace;
 
 const USAGE: &str = "\
-faults redis takes
+faults all, or faults BROKER+BACKEND, or faults redis for one Redis that is
+both, takes
   --seconds N      for how long there are faults in each scenario; 60
-  --only SCENARIO  worker-killed, connections-cut, server-paused or
-                   server-shut-down, instead of all
-  --committer HOW  `ordered` or `together`, instead of the default";
+  --only SCENARIO  worker-killed, connections-cut, broker-paused,
+                   broker-shut-down, backend-paused or backend-shut-down (with
+                   one server: server-paused, server-shut-down), instead of all
+  --committer HOW  `ordered` or `together`, instead of the default
+Brokers are amqp and redis; backends are redis, postgres, mariadb and sqlite.";
+
+/// What has to be installed for a part of a pair's name.
+const SERVERS: [(&str, &dyn Service); 4] = [
+    ("amqp", &RabbitMq),
+    ("redis", &Redis),
+    ("postgres", &Postgres),
+    ("mariadb", &MariaDb),
+];
 
 pub(crate) fn faults(arguments: &[String]) -> Result<(), String> {
-    match arguments.split_first() {
-        Some((what, arguments)) if what == "redis" => redis(arguments),
-        _ => Err(USAGE.to_owned()),
+    let (pair, arguments) = arguments.split_first().ok_or(USAGE)?;
+    if pair.starts_with('-') {
+        return Err(USAGE.to_owned());
     }
-}
-
-fn redis(arguments: &[String]) -> Result<(), String> {
     let mut options = Vec::new();
     let mut committer = None;
     let mut arguments = arguments.iter().map(String::as_str);
@@ -33,14 +41,16 @@ fn redis(arguments: &[String]) -> Result<(), String> {
             _ => return Err(USAGE.to_owned()),
         }
     }
-    services::install(&Redis)?;
-    run(cargo(
-        "build --quiet --bin faults-redis --bin faults-worker",
-    ))?;
+    for (name, server) in SERVERS {
+        if pair == "all" || pair.split('+').any(|part| part == name) {
+            services::install(server)?;
+        }
+    }
+    run(cargo("build --quiet --bin faults-run --bin faults-worker"))?;
     let target = workspace::target()?;
-    let mut faults = std::process::Command::new(target.join("debug/faults-redis"));
+    let mut faults = Command::new(target.join("debug/faults-run"));
     faults.arg("--folder").arg(target.join("faults"));
-    faults.args(options);
+    faults.args(["--pair", pair]).args(options);
     match committer {
         None => {}
         // A setting like any other: workers have the environment of this.
@@ -52,12 +62,12 @@ fn redis(arguments: &[String]) -> Result<(), String> {
     let mut child = faults
         .stdin(Stdio::piped())
         .spawn()
-        .map_err(|e| format!("faults-redis could not be started: {e}"))?;
+        .map_err(|e| format!("faults-run could not be started: {e}"))?;
     // Waiting would close it.
     let _input = child.stdin.take();
     match child.wait() {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(format!("the fault runs ended with {status}")),
-        Err(error) => Err(format!("faults-redis: {error}")),
+        Err(error) => Err(format!("faults-run: {error}")),
     }
 }

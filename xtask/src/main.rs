@@ -3,6 +3,7 @@
 mod bench;
 mod book;
 mod ci;
+mod conformance;
 mod faults;
 mod golden;
 mod interop;
@@ -26,19 +27,27 @@ cargo xtask VERB
   bench    the benchmarks, and canvas beside Celery on one Redis, with summaries
            in target/bench/. `--side` is only the second; so are `--quick` and
            `--only NAME` (enqueue, drain, latency, chord, chain, memory, bytes).
+           `--pairs [NAMES]` is beside Celery on pairs of servers.
            Anything else is for criterion, such as a filter.
   golden   records the golden files of tests/golden/ anew, from Celery itself
   services up|down|status|env [NAME…]
            the servers that tests talk to, on ports of their own; `env` prints
            where they are, for `eval`
   interop  Celery's own integration tests, with our worker in place of theirs.
-           `--filter K` chooses among them, `--stock` leaves Celery's worker in
-           place; `--reverse` and `--mixed` test the other way round, and both
-           workers on one queue. Needs Python and a network.
-  faults redis
-           chords under load while workers are killed, connections cut and Redis
-           is stopped; counts, and fails if anything is lost or done twice. Five
-           minutes; `--seconds 10` is shorter, `--only SCENARIO` is one of them.
+           `--all` is on all pairs of broker and backend, `--pair P` on one, and
+           without them on Redis alone. `--filter K` chooses among them,
+           `--stock` leaves Celery's worker in place; `--reverse` and `--mixed`
+           test the other way round, and both workers on one queue. Needs Python
+           and a network.
+  conformance
+           the suites that every broker and every backend must pass, of all of
+           them, and a matrix of what each can; also written to
+           docs/src/conformance.md. `--check` sees that the page is current.
+  faults all|redis|BROKER+BACKEND
+           chords under load while workers are killed, connections cut and
+           servers stopped; counts, and fails if anything is lost or done twice.
+           Up to ten minutes for each pair; `--seconds 10` is shorter, `--only
+           SCENARIO` is one of them.
   book     builds the book in docs/
   help     this text
 ";
@@ -57,6 +66,7 @@ fn main() -> ExitCode {
         "golden" => golden::golden(),
         "interop" => interop::interop(&extra),
         "services" => services::services(&extra),
+        "conformance" => conformance::conformance(&extra),
         "faults" => faults::faults(&extra),
         "book" => book::book(),
         "help" | "-h" | "--help" => {

@@ -4,6 +4,7 @@
 //! A service is one file in services/ and one line in [`ALL`].
 
 mod mariadb;
+mod memcached;
 mod postgres;
 mod rabbitmq;
 mod redis;
@@ -19,15 +20,16 @@ use crate::run::{is_there, run};
 use crate::workspace;
 
 pub(crate) use mariadb::MariaDb;
+pub(crate) use memcached::Memcached;
 pub(crate) use postgres::Postgres;
 pub(crate) use rabbitmq::RabbitMq;
 pub(crate) use redis::Redis;
 
 /// Every service that is known.
-const ALL: [&dyn Service; 4] = [&Redis, &RabbitMq, &Postgres, &MariaDb];
+const ALL: [&dyn Service; 5] = [&Redis, &RabbitMq, &Memcached, &Postgres, &MariaDb];
 
 /// How long a server may take to start or to stop.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A server, and what there is to know of it.
 pub(crate) trait Service {
@@ -210,6 +212,11 @@ fn env(service: &dyn Service) -> Result<(), String> {
     Ok(())
 }
 
+/// Installs all that is known.
+pub(crate) fn install_all() -> Result<(), String> {
+    ALL.into_iter().try_for_each(install)
+}
+
 /// Installs a server where that can be done without asking, and else says how.
 pub(crate) fn install(service: &dyn Service) -> Result<(), String> {
     let (program, argument) = service.program();
@@ -293,6 +300,11 @@ impl Private {
         let place = Place::new(folder.to_owned())?;
         let child = start(service, &place, Until::End)?;
         Ok(Self { child, place })
+    }
+
+    /// The number of its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::bench::BENCHES;
 use crate::run::{Tally, cargo};
-use crate::{interop, services, workspace};
+use crate::{conformance, interop, services, workspace};
 
 /// An example prints what it has to say within seconds.
 const EXAMPLE: Duration = Duration::from_secs(120);
@@ -34,13 +34,15 @@ pub(crate) fn test(extra: &[String]) -> Result<(), String> {
 pub(crate) fn proof(tally: &mut Tally) -> Result<(), String> {
     // The tests of the drivers start servers of their own, and compare
     // themselves with Celery.
-    services::install(&services::Redis)?;
-    services::install(&services::RabbitMq)?;
-    services::install(&services::Postgres)?;
-    services::install(&services::MariaDb)?;
-    let mut tests = cargo_test(&[]);
+    services::install_all()?;
+    // What they find of each driver is the matrix.
+    let report = conformance::fresh_report()?;
+    let mut tests = conformance::reporting(cargo_test(&[]), &report);
     tests.env("CANVAS_CELERY_PYTHON", interop::python()?);
     tally.tests(tests);
+    tally.tests(conformance::third_party(&report)?);
+    let matrix = "the matrix of docs/src/conformance.md".to_owned();
+    tally.judge(matrix, || conformance::judge(&report, true));
     // Celery's own tests mostly wait.
     let log = workspace::target()?.join("interop/suite.log");
     let suite = Tally::beside(xtask("interop")?, log)?;

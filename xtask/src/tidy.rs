@@ -127,6 +127,8 @@ fn in_arrows(package: &Package, all: &[Package]) -> Vec<String> {
         "canvas-broker-redis" | "canvas-backend-redis" => {
             ["canvas-core", "canvas-redis"].contains(&need)
         }
+        // Results as messages go through that broker's connections.
+        "canvas-backend-rpc" => ["canvas-core", "canvas-broker-amqp"].contains(&need),
         _ if name.starts_with("canvas-broker-") || name.starts_with("canvas-backend-") => {
             need == "canvas-core"
         }

@@ -1,8 +1,8 @@
 //! A worker of the side-by-side, in a process of its own: ours, as a user
 //! would write it, or with `--ceiling` the hand-written one.
 //!
-//! `side-worker --url URL [--queue NAME] [--ceiling] [--references BYTES]
-//! [--concurrency N] [--prefetch N] [--threads N]`
+//! `side-worker --url URL [--backend URL] [--queue NAME] [--ceiling]
+//! [--references BYTES] [--concurrency N] [--prefetch N] [--threads N]`
 
 use std::error::Error;
 use std::num::NonZeroUsize;
@@ -21,6 +21,7 @@ fn main() -> Outcome {
         .init();
     let mut settings = Settings {
         url: String::new(),
+        backend: None,
         queue: "celery".to_owned(),
         references: None,
     };
@@ -36,6 +37,7 @@ fn main() -> Outcome {
         let value = arguments.next().ok_or(format!("{option} needs a value"))?;
         match option.as_str() {
             "--url" => settings.url = value,
+            "--backend" => settings.backend = Some(value),
             "--queue" => settings.queue = value,
             "--references" => settings.references = Some(value.parse()?),
             "--concurrency" => concurrency = Some(value.parse::<NonZeroUsize>()?),
@@ -46,7 +48,11 @@ fn main() -> Outcome {
     }
     let work = async {
         if is_ceiling {
-            return ceiling::work(&settings.url, &settings.queue).await;
+            let Settings { url, queue, .. } = &settings;
+            return match &settings.backend {
+                Some(redis) => ceiling::rabbitmq::work(url, redis, queue).await,
+                None => ceiling::work(url, queue).await,
+            };
         }
         let mut worker = settings.app()?.worker();
         if let Some(tasks) = concurrency {

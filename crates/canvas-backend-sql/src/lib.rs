@@ -209,6 +209,7 @@ impl Backend for SqlBackend {
         let mut info = BackendInfo::new(self.store.database.url());
         info.persistent = true;
         info.push = self.store.database.dialect() == Dialect::Postgres;
+        info.polled = true;
         info
     }
 

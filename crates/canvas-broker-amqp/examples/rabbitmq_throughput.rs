@@ -1,6 +1,6 @@
 //! How many messages go through a RabbitMQ in a second.
 //!
-//! `cargo run --release -p canvas-broker-amqp --example throughput -- amqp://localhost//`
+//! `cargo run --release -p canvas-broker-amqp --example rabbitmq_throughput -- amqp://localhost//`
 //!
 //! A second argument says how many messages, 100,000 if none does. The queue `throughput` is purged before and after.
 

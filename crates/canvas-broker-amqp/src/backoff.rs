@@ -8,18 +8,22 @@ const LONGEST: Duration = Duration::from_secs(5);
 /// Waits that double from one failure to the next, each of them cut short by
 /// chance: so that all the clients of a server do not come back at once.
 #[derive(Debug)]
-pub(crate) struct Backoff(Duration);
+pub struct Backoff(Duration);
 
 impl Backoff {
-    pub(crate) fn new() -> Self {
+    /// Begins with the shortest.
+    #[expect(clippy::new_without_default, reason = "there is nothing to default to")]
+    pub fn new() -> Self {
         Self(FIRST)
     }
 
-    pub(crate) fn reset(&mut self) {
+    /// Begins anew: it has worked.
+    pub fn reset(&mut self) {
         self.0 = FIRST;
     }
 
-    pub(crate) fn pause(&mut self) -> Duration {
+    /// How long to wait this time.
+    pub fn pause(&mut self) -> Duration {
         let pause = self.0;
         self.0 = (self.0 * 2).min(LONGEST);
         pause.mul_f64(0.5 + fastrand::f64() / 2.0)

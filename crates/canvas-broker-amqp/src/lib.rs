@@ -48,6 +48,8 @@ mod link;
 mod publish;
 mod session;
 mod settle;
+#[doc(hidden)]
+pub mod sharing;
 mod start;
 mod url;
 mod wire;
@@ -58,8 +60,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use canvas_core::Result;
 use canvas_core::broker::{
-    Broker, BrokerInfo, ConsumeSpec, Consumer, DeadLetter, Outgoing, Receipt, Settle, Settled,
-    Subscription,
+    Broker, BrokerInfo, ConsumeSpec, Consumer, DeadLetter, Outgoing, Priorities, Receipt, Settle,
+    Settled, Subscription,
 };
 use canvas_core::protocol::Message;
 
@@ -126,6 +128,9 @@ impl Broker for AmqpBroker {
         let mut info = BrokerInfo::new(&*self.shown);
         info.persistent = true;
         info.defers = self.hub.config.delayed_delivery;
+        if self.hub.config.queue_max_priority.is_some() {
+            info.priorities = Priorities::HighestFirst;
+        }
         info
     }
 

@@ -278,7 +278,7 @@ fn refusal(error: &lapin::Error) -> Option<&AMQPErrorKind> {
 }
 
 /// Whether the server says that there is no such thing.
-pub(crate) fn is_not_found(error: &lapin::Error) -> bool {
+pub fn is_not_found(error: &lapin::Error) -> bool {
     matches!(
         refusal(error),
         Some(AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND))
@@ -286,7 +286,7 @@ pub(crate) fn is_not_found(error: &lapin::Error) -> bool {
 }
 
 /// What an error means to whoever asked.
-pub(crate) fn fault(operation: &'static str, error: &lapin::Error) -> Error {
+pub fn fault(operation: &'static str, error: &lapin::Error) -> Error {
     match refusal(error) {
         Some(AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED)) => Error::Config(format!(
             "RabbitMQ refuses what {operation} asks for: {error}; all who share a queue must \

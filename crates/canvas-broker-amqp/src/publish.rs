@@ -147,6 +147,14 @@ impl Publisher {
         Ok(())
     }
 
+    /// Publishes to a queue that somebody else declares, and tells whether it
+    /// is there.
+    pub(crate) async fn reply(&self, operation: &'static str, message: Ready) -> Result<bool> {
+        let open = self.open(operation, &self.queues).await?;
+        let returned = self.confirmed(operation, &open, vec![message], true);
+        Ok(returned.await?.is_empty())
+    }
+
     async fn send(
         &self,
         operation: &'static str,

@@ -81,7 +81,7 @@ fn more(mut properties: BasicProperties, extra: &Fields) -> Result<BasicProperti
 }
 
 /// Text of at most 255 bytes.
-pub(crate) fn short(text: &str) -> Result<ShortString> {
+pub fn short(text: &str) -> Result<ShortString> {
     ShortString::try_new(text).map_err(|_| {
         encoding(format!(
             "AMQP takes at most 255 bytes there: `{}…`",

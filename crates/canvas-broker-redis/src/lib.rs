@@ -51,8 +51,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use canvas_core::Result;
 use canvas_core::broker::{
-    Broker, BrokerInfo, ConsumeSpec, Consumer, DeadLetter, Outgoing, Receipt, Settle, Settled,
-    Subscription,
+    Broker, BrokerInfo, ConsumeSpec, Consumer, DeadLetter, Outgoing, Priorities, Receipt, Settle,
+    Settled, Subscription,
 };
 use canvas_core::protocol::Message;
 use canvas_redis::{Companion, Server};
@@ -122,6 +122,7 @@ impl Broker for RedisBroker {
     fn info(&self) -> BrokerInfo {
         let mut info = BrokerInfo::new(self.hub.server.url());
         info.persistent = true;
+        info.priorities = Priorities::LowestFirst;
         info
     }
 

@@ -216,6 +216,9 @@ impl<'a> Run<'a> {
             parent: Some(self.request.id.clone()),
             priority: self.request.properties.priority.filter(|_| inherit),
             nesting: 0,
+            // Whoever asked for this wants what comes of it. (Celery's workers
+            // have it sent to themselves, and never look.)
+            reply_to: self.request.properties.reply_to.clone(),
         };
         let ids = Ids::derived(&self.request.id, edge);
         Planner::new(self.env, ids, from, self.now)
@@ -227,6 +230,7 @@ impl<'a> Run<'a> {
         meta.date_done = meta.status.is_ready().then_some(self.now);
         meta.group_id = request.headers.group.clone();
         meta.parent_id = request.headers.parent_id.clone();
+        meta.reply = request.reply();
         if self.env.config.result_extended {
             let extended = json!({
                 "name": &*request.task,

@@ -124,6 +124,7 @@ impl Canvas {
         let canvas = canvas.into();
         self.check_joins(&canvas)?;
         let (effects, tree) = advance::apply(self.env(), canvas, args, kwargs, Utc::now())?;
+        self.backend().expect(std::slice::from_ref(&tree)).await?;
         self.committer().send(effects).await?;
         Ok(AsyncResult::new(self.clone(), tree))
     }
@@ -385,7 +386,8 @@ impl Builder {
             tasks: Arc::new(self.tasks),
             router: self.router,
             origin: format!("gen{}@{}", std::process::id(), hostname()).into(),
-            reply_to: Id::random(),
+            reply_to: backend.reply_to().unwrap_or_else(Id::random),
+            polled: backend.info().polled,
         };
         let together = match env.config.commit_together {
             true => backend.together(&*broker),

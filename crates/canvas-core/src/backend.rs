@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::broker::Broker;
@@ -24,9 +25,30 @@ pub trait Backend: Send + Sync + Debug {
     /// What this backend is and can do.
     fn info(&self) -> BackendInfo;
 
+    /// The queue to which results are to be sent, if they are sent and not
+    /// kept: the messages of whoever uses this backend name it as `reply_to`.
+    fn reply_to(&self) -> Option<Id> {
+        None
+    }
+
+    /// Says that whoever uses this backend is about to send the tasks whose
+    /// results these are. Where results are sent and not kept, there must be
+    /// something to send them to first.
+    ///
+    /// # Errors
+    /// [`Error::Connection`](crate::Error::Connection).
+    async fn expect(&self, results: &[ResultTree]) -> Result<()> {
+        let _ = results;
+        Ok(())
+    }
+
     /// Stores a state. A stored SUCCESS is final: nothing overwrites it, and
     /// the answer is then [`Stored::Kept`]. Any other state is overwritten,
     /// but one that has ended only by another end.
+    ///
+    /// Where results are sent and not kept, [`TaskMeta::reply`] says to whom; a
+    /// state that says nobody is dropped. Those who get it keep the rule, and
+    /// the answer here is always [`Stored::Written`].
     ///
     /// # Errors
     /// [`Error::Connection`](crate::Error::Connection).
@@ -48,13 +70,16 @@ pub trait Backend: Send + Sync + Debug {
     /// the call included, and then ends.
     ///
     /// # Errors
-    /// [`Error::Connection`](crate::Error::Connection).
+    /// [`Error::Connection`](crate::Error::Connection);
+    /// [`Error::Unsupported`](crate::Error::Unsupported) for one whose result
+    /// another process is sent, see [`BackendInfo::shared`].
     async fn watch(&self, ids: &[Id]) -> Result<BoxStream<'static, Result<TaskMeta>>>;
 
     /// Keeps the shape of a group under its id (Celery's `GroupResult.save`).
     ///
     /// # Errors
-    /// [`Error::Connection`](crate::Error::Connection).
+    /// [`Error::Connection`](crate::Error::Connection);
+    /// [`Error::Unsupported`](crate::Error::Unsupported) where [`BackendInfo::shared`] says no.
     async fn save_group(&self, group: &ResultTree) -> Result<()>;
 
     /// The shape of a saved group.
@@ -72,7 +97,8 @@ pub trait Backend: Send + Sync + Debug {
     /// Keeps a continuation that messages refer to.
     ///
     /// # Errors
-    /// [`Error::Connection`](crate::Error::Connection).
+    /// [`Error::Connection`](crate::Error::Connection);
+    /// [`Error::Unsupported`](crate::Error::Unsupported) where [`BackendInfo::shared`] says no.
     async fn keep(&self, key: &Id, value: Bytes) -> Result<()>;
 
     /// A kept continuation; `None` once it has expired.
@@ -130,6 +156,17 @@ pub struct BackendInfo {
     pub push: bool,
     /// Whether results survive a restart of the backend.
     pub persistent: bool,
+    /// Whether what is stored goes by itself some time after it was stored last,
+    /// if such a time is set.
+    pub expires: bool,
+    /// Whether all processes see what is kept. Where they do not, a result is
+    /// sent to the process that sent the task, and to no other; and there are
+    /// no saved groups and kept continuations.
+    pub shared: bool,
+    /// Whether Celery's clients join chords here by asking again and again, with
+    /// the task `celery.chord_unlock`, and open no join: a member of theirs then
+    /// arrives at a join that is not there, and nothing is lost.
+    pub polled: bool,
 }
 
 impl BackendInfo {
@@ -140,6 +177,9 @@ impl BackendInfo {
             join: true,
             push: true,
             persistent: false,
+            expires: true,
+            shared: true,
+            polled: false,
         }
     }
 }
@@ -165,8 +205,9 @@ pub struct JoinSpec {
     pub quorum: u64,
 }
 
-/// A member that has ended.
-#[derive(Debug, Clone, PartialEq)]
+/// A member that has ended. As JSON it is an object with these fields, for
+/// backends that keep it so.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Part {
     /// The task.
     pub task_id: Id,

@@ -53,7 +53,8 @@ pub trait Broker: Send + Sync + Debug {
     /// [`Error::Connection`](crate::Error::Connection).
     async fn purge(&self, queue: &str) -> Result<u64>;
 
-    /// How many messages wait in a queue, those put off for later included.
+    /// How many messages wait in a queue, those put off for later included where
+    /// they wait in the queue itself. RabbitMQ keeps them elsewhere.
     ///
     /// # Errors
     /// [`Error::Connection`](crate::Error::Connection).
@@ -97,15 +98,32 @@ pub struct BrokerInfo {
     /// Whether [`Settle::Defer`] is supported: a worker holds tasks with an
     /// ETA itself where it is not.
     pub defers: bool,
+    /// Which messages of a queue come first.
+    pub priorities: Priorities,
+}
+
+/// What the priority of a message means to a broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Priorities {
+    /// Nothing: messages come in the order in which they were published.
+    None,
+    /// The lowest number comes first, and 0 is that of a message that has none: as
+    /// on Redis.
+    LowestFirst,
+    /// The highest number comes first, and 0 is that of a message that has none:
+    /// as on RabbitMQ.
+    HighestFirst,
 }
 
 impl BrokerInfo {
-    /// A broker that keeps messages in memory and cannot put them off.
+    /// A broker that keeps messages in memory, in the order in which they come, and
+    /// cannot put them off.
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
             persistent: false,
             defers: false,
+            priorities: Priorities::None,
         }
     }
 }

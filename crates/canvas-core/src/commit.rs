@@ -179,6 +179,10 @@ impl Committer {
         arrive: Box<Arrive>,
         arrival: Arrival,
     ) -> Result<()> {
+        if arrival == Arrival::Missing && !self.env.has_join(&arrive.body) {
+            // Its client asks for the member's result itself.
+            return Ok(());
+        }
         if let Arrival::Claimed { retry_after } = arrival {
             tokio::time::sleep(retry_after.min(LOOK_AGAIN)).await;
         }

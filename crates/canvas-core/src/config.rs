@@ -54,6 +54,9 @@ pub struct Config {
     /// Whether the name, arguments, worker, retries and queue are stored with
     /// the result.
     pub result_extended: bool,
+    /// Whether results that are sent and not kept (`rpc://`) survive a restart
+    /// of the broker. On, unlike in Celery.
+    pub result_persistent: bool,
     /// How many tasks a worker runs at a time; None for one a core.
     pub worker_concurrency: Option<usize>,
     /// How many messages a worker takes for each task that it can run.
@@ -91,6 +94,7 @@ impl Default for Config {
             task_delivery_limit: 20,
             result_expires: Duration::from_secs(86_400),
             result_extended: false,
+            result_persistent: true,
             worker_concurrency: None,
             worker_prefetch_multiplier: 4,
             worker_deduplicate_successful_tasks: true,

@@ -173,6 +173,7 @@ impl Ctx {
         })?;
         stored.group_id = self.request().headers.group.clone();
         stored.parent_id = self.request().headers.parent_id.clone();
+        stored.reply = self.request().reply();
         self.0.app.backend().store(&stored).await.map(drop)
     }
 

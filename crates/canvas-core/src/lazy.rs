@@ -69,6 +69,7 @@ impl Group {
     pub async fn apply(self, app: &Canvas) -> Result<AsyncResult> {
         let id = Id::random();
         let mut nodes = Vec::with_capacity(self.members.size_hint().0);
+        let mut expected = 0;
         let mut effects: Vec<Effect> = Vec::with_capacity(BATCH);
         let mut common = Common {
             group: id.clone(),
@@ -88,11 +89,14 @@ impl Group {
             nodes.push(node);
             effects.extend(more);
             if effects.len() >= BATCH {
+                app.backend().expect(&nodes[expected..]).await?;
+                expected = nodes.len();
                 app.committer().send(effects.drain(..)).await?;
                 // A million members should not keep a worker beside them waiting.
                 tokio::task::yield_now().await;
             }
         }
+        app.backend().expect(&nodes[expected..]).await?;
         app.committer().send(effects).await?;
         nodes.shrink_to_fit();
         Ok(AsyncResult::new(app.clone(), ResultTree::group(id, nodes)))

@@ -93,6 +93,11 @@ impl Options {
         self.id("group_id")
     }
 
+    /// The queue of whoever wants the result, where results are sent there.
+    pub fn reply_to(&self) -> Option<Id> {
+        self.id("reply_to")
+    }
+
     /// The place in that group.
     pub fn group_index(&self) -> Option<u64> {
         self.get("group_index").and_then(Value::as_u64)

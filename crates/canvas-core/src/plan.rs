@@ -40,6 +40,9 @@ pub struct Env {
     pub origin: Arc<str>,
     /// The queue that results may be sent to.
     pub reply_to: Id,
+    /// Whether Celery's clients join chords by polling:
+    /// [`BackendInfo::polled`](crate::backend::BackendInfo::polled).
+    pub(crate) polled: bool,
 }
 
 impl std::fmt::Debug for Env {
@@ -49,6 +52,22 @@ impl std::fmt::Debug for Env {
             .field("tasks", &self.tasks)
             .field("origin", &self.origin)
             .finish_non_exhaustive()
+    }
+}
+
+/// A key of a chord's body that says that its join was opened, where those from
+/// Python are joined without one. It travels with the body, wherever that goes.
+const JOINED: &str = "canvas-joined";
+
+impl Env {
+    /// Whether the chord with this body has a join: else Python polls for it.
+    pub(crate) fn has_join(&self, body: &Sealed) -> bool {
+        // Only what was sent from here is kept, and stood for by a reference.
+        !self.polled
+            || body.reference_key().is_some()
+            || body
+                .open()
+                .is_ok_and(|body| body.extra.contains_key(JOINED))
     }
 }
 
@@ -72,6 +91,8 @@ pub(crate) struct Origin {
     pub(crate) priority: Option<u8>,
     /// How often the task it replaces was replaced.
     pub(crate) nesting: u32,
+    /// Who wants the results, if not who sends it.
+    pub(crate) reply_to: Option<Id>,
 }
 
 /// Turns canvases into effects.
@@ -295,10 +316,14 @@ impl<'a> Planner<'a> {
         Sealed::new(&signature)
     }
 
+    fn reply_to(&self) -> &Id {
+        self.from.reply_to.as_ref().unwrap_or(&self.env.reply_to)
+    }
+
     fn address(&self, signature: &mut Signature) {
         deep(|| match &mut signature.shape {
             Shape::Task | Shape::Custom(_) => {
-                let reply_to = self.env.reply_to.as_str();
+                let reply_to = self.reply_to().as_str();
                 signature.options.set_default("reply_to", reply_to);
             }
             Shape::Chain(tasks) | Shape::Group(tasks) => {
@@ -399,6 +424,9 @@ impl<'a> Planner<'a> {
             }
         }
         let quorum = Policy::of(&body).quorum(size);
+        if self.env.polled {
+            body.extra.insert(JOINED.to_owned(), Value::Bool(true));
+        }
         let body = self.seal_body(body, onward.chain)?;
         if let Shape::Group(members) = &header.shape
             && members.iter().any(ends_in_group)
@@ -526,7 +554,7 @@ impl<'a> Planner<'a> {
                 .get("reply_to")
                 .and_then(Value::as_str)
                 .map(Id::from)
-                .or_else(|| Some(env.reply_to.clone())),
+                .or_else(|| Some(self.reply_to().clone())),
             priority: options
                 .priority()
                 .or(self.from.priority)

@@ -1,11 +1,15 @@
 //! The tasks that every worker has: Celery's `celery.*`.
 
 use canvas_core::task::Arguments;
-use canvas_core::{Ctx, ExceptionInfo, Kwargs, Options, Shape, Signature, TaskError, chord, group};
+use canvas_core::{
+    Ctx, Errbacks, ExceptionInfo, Kwargs, Options, Shape, Signature, TaskError, chord, group,
+};
 use serde_json::{Value, json};
 
+use crate::unlock;
+
 /// Their names.
-pub(crate) const NAMES: [&str; 8] = [
+pub(crate) const NAMES: [&str; 9] = [
     "celery.accumulate",
     "celery.map",
     "celery.starmap",
@@ -14,10 +18,17 @@ pub(crate) const NAMES: [&str; 8] = [
     "celery.chord",
     "celery.chain",
     "celery.backend_cleanup",
+    unlock::NAME,
 ];
 
 /// Runs the built-in task of the request, if it is one.
-pub(crate) async fn run(ctx: &Ctx, call: &Arguments) -> Option<Result<Value, TaskError>> {
+///
+/// Error callbacks are those of what it sends, not of its request.
+pub(crate) async fn run(
+    ctx: &Ctx,
+    call: &Arguments,
+    errbacks: &dyn Errbacks,
+) -> Option<Result<Value, TaskError>> {
     Some(match &*ctx.request().task {
         "celery.accumulate" => accumulate(call),
         "celery.map" => map(ctx, call, false).await,
@@ -31,6 +42,7 @@ pub(crate) async fn run(ctx: &Ctx, call: &Arguments) -> Option<Result<Value, Tas
         ))),
         // For backends that keep what has expired, and there are none here.
         "celery.backend_cleanup" => Ok(Value::Null),
+        unlock::NAME => unlock::run(ctx, call, errbacks).await,
         _ => return None,
     })
 }
@@ -145,7 +157,7 @@ fn partially(canvas: &mut Signature, args: &[Value]) {
 }
 
 /// An argument, by place or name; null if there is none.
-fn argument<'a>(call: &'a Arguments, place: usize, name: &str) -> &'a Value {
+pub(crate) fn argument<'a>(call: &'a Arguments, place: usize, name: &str) -> &'a Value {
     let found = call.args.get(place).or_else(|| call.kwargs.get(name));
     found.unwrap_or(&Value::Null)
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use canvas_core::broker::{Delivery, Receipt, Settle, Settled};
-use canvas_core::protocol::DeliveryInfo;
+use canvas_core::protocol::{DeliveryInfo, Reply};
 use canvas_core::task::Arguments;
 use canvas_core::{
     Committed, Ctx, Effect, Errback, Errbacks, Error, ExceptionInfo, Failure, Outcome, Request,
@@ -159,7 +159,10 @@ async fn before(
     }
     // A message that comes again after its task has succeeded need not run
     // it again, but what follows may not have been sent.
-    if request.may_be_repeat() && node.app.config().worker_deduplicate_successful_tasks {
+    if request.may_be_repeat()
+        && node.app.config().worker_deduplicate_successful_tasks
+        && node.app.backend().info().shared
+    {
         let stored = node
             .app
             .backend()
@@ -195,6 +198,7 @@ async fn run(node: &Node, request: &Arc<Request>, seat: &Seat) -> (Outcome, Vec<
         meta.result = json!({ "pid": std::process::id(), "hostname": node.name });
         meta.group_id.clone_from(&request.headers.group);
         meta.parent_id.clone_from(&request.headers.parent_id);
+        meta.reply = request.reply();
         if let Err(error) = app.backend().store(&meta).await {
             tracing::warn!(%error, "STARTED could not be stored");
         }
@@ -212,7 +216,7 @@ async fn run(node: &Node, request: &Arc<Request>, seat: &Seat) -> (Outcome, Vec<
     let outcome = tokio::select! {
         biased;
         () = stop.cancelled() => Outcome::Revoked("terminated"),
-        result = limited(limit, call(&ctx)) => match result {
+        result = limited(limit, call(node, &ctx)) => match result {
             Ok(value) => Outcome::Success(value),
             Err(error) => Outcome::Error(error),
         },
@@ -252,7 +256,7 @@ async fn limited(
 }
 
 /// Calls whatever the request names, and survives its panic.
-async fn call(ctx: &Ctx) -> Result<Value, TaskError> {
+async fn call(node: &Node, ctx: &Ctx) -> Result<Value, TaskError> {
     let request = ctx.request();
     let call = Arguments {
         args: request.args.clone(),
@@ -267,7 +271,7 @@ async fn call(ctx: &Ctx) -> Result<Value, TaskError> {
             let canvas = primitive.expand(call)?;
             return Err(TaskError::Replaced(Box::new(canvas)));
         }
-        let built_in = builtins::run(ctx, &call).await;
+        let built_in = builtins::run(ctx, &call, &CallHere { node }).await;
         built_in.unwrap_or_else(|| Err(TaskError::msg("unregistered task")))
     };
     let caught = AssertUnwindSafe(inside_task(work)).catch_unwind().await;
@@ -427,11 +431,16 @@ async fn malformed(node: &Node, delivery: &Delivery, info: DeliveryInfo, error: 
     }
     if let Error::MalformedMessage { id: Some(id), .. } = &error {
         let headers = &delivery.message.headers;
+        let asked = delivery.message.properties.reply_to.clone();
         let mut meta = TaskMeta::new(id.clone(), State::Failure);
         meta.result = exception.to_value();
         meta.date_done = Some(Utc::now());
         meta.group_id.clone_from(&headers.group);
         meta.parent_id.clone_from(&headers.parent_id);
+        meta.reply = asked.map(|to| Reply {
+            to,
+            correlation_id: id.clone(),
+        });
         let store = vec![Effect::Store(Box::new(meta))];
         if let Err(error) = node.app.committer().send(store).await {
             tracing::warn!(%error, "the error of a malformed message could not be stored");

@@ -40,6 +40,7 @@ mod flight;
 mod hold;
 mod roster;
 mod run;
+mod unlock;
 mod worker;
 
 pub use worker::{Running, Worker, WorkerExt};

@@ -18,6 +18,19 @@ const REDIS: [&str; 9] = [
 /// The schemes of RabbitMQ.
 const AMQP: [&str; 5] = ["amqp", "amqps", "pyamqp", "pyamqps", "librabbitmq"];
 
+/// The schemes of Memcached; Celery writes them with `cache+`, and names what were
+/// Python's clients.
+const MEMCACHE: [&str; 8] = [
+    "memcached",
+    "memcache",
+    "pymemcache",
+    "pylibmc",
+    "cache+memcached",
+    "cache+memcache",
+    "cache+pymemcache",
+    "cache+pylibmc",
+];
+
 /// Ours, and those of SQLAlchemy that Celery takes, which name a driver of
 /// Python's.
 const POSTGRES: [&str; 7] = [
@@ -51,6 +64,10 @@ fn feature(port: &str, scheme: &str) -> Option<&'static str> {
         Some("; for Redis, switch on the feature `redis` of the canvas crate")
     } else if AMQP.contains(&scheme) && port == "broker" {
         Some("; for RabbitMQ, switch on the feature `amqp` of the canvas crate")
+    } else if scheme == "rpc" && is_backend {
+        Some("; for results over RabbitMQ, switch on the feature `rpc` of the canvas crate")
+    } else if MEMCACHE.contains(&scheme) && is_backend {
+        Some("; for Memcached, switch on the feature `memcache` of the canvas crate")
     } else if POSTGRES.contains(&scheme) && is_backend {
         Some("; for PostgreSQL, switch on the feature `postgres` of the canvas crate")
     } else if MYSQL.contains(&scheme) && is_backend {
@@ -105,7 +122,7 @@ impl Connect for Builder {
 }
 
 fn with_drivers(builder: Builder) -> Builder {
-    with_sql(with_amqp(with_redis(builder)))
+    with_sql(with_memcache(with_rpc(with_amqp(with_redis(builder)))))
 }
 
 #[cfg(not(feature = "redis"))]
@@ -142,6 +159,40 @@ fn with_amqp(builder: Builder) -> Builder {
     builder.broker_driver(&AMQP, |config| {
         let own = AmqpBrokerConfig::default();
         Ok(AmqpBroker::new(&config.broker_url, own)?)
+    })
+}
+
+#[cfg(not(feature = "rpc"))]
+fn with_rpc(builder: Builder) -> Builder {
+    builder
+}
+
+#[cfg(feature = "rpc")]
+fn with_rpc(builder: Builder) -> Builder {
+    use canvas_backend_rpc::{RpcBackend, RpcBackendConfig};
+
+    builder.backend_driver(&["rpc"], |config| {
+        let mut own = RpcBackendConfig::default();
+        own.persistent = config.result_persistent;
+        own.result_expires = Some(config.result_expires);
+        let backend = RpcBackend::new(&config.result_backend, &config.broker_url, own)?;
+        Ok(backend)
+    })
+}
+
+#[cfg(not(feature = "memcache"))]
+fn with_memcache(builder: Builder) -> Builder {
+    builder
+}
+
+#[cfg(feature = "memcache")]
+fn with_memcache(builder: Builder) -> Builder {
+    use canvas_backend_memcache::{MemcacheBackend, MemcacheBackendConfig};
+
+    builder.backend_driver(&MEMCACHE, |config| {
+        let mut own = MemcacheBackendConfig::default();
+        own.result_expires = Some(config.result_expires);
+        Ok(MemcacheBackend::new(&config.result_backend, own)?)
     })
 }
 

@@ -41,6 +41,9 @@
 //! * `redis`: `redis://` as broker and as result backend, through
 //!   [`connect`](Connect::connect).
 //! * `amqp`: RabbitMQ as broker, `amqp://`, in the same way.
+//! * `rpc`: `rpc://` as result backend: results as messages to whoever sent the
+//!   task, over RabbitMQ.
+//! * `memcache`: Memcached as result backend, `memcached://`.
 //! * `postgres`, `mysql`, `sqlite`: `postgres://`, `mysql://` or `mariadb://`, and
 //!   `sqlite://` as result backend, likewise. `sql-tls`: TLS to these.
 //!
@@ -62,8 +65,12 @@ pub use canvas_worker::{Running, Worker, WorkerExt};
 
 mod connect;
 
+#[cfg(feature = "memcache")]
+pub use canvas_backend_memcache as backend_memcache;
 #[cfg(feature = "redis")]
 pub use canvas_backend_redis as backend_redis;
+#[cfg(feature = "rpc")]
+pub use canvas_backend_rpc as backend_rpc;
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
 pub use canvas_backend_sql as backend_sql;
 #[cfg(feature = "amqp")]

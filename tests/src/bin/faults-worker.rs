@@ -1,6 +1,6 @@
 //! A worker of a fault run, which writes down what it runs:
 //!
-//! `faults-worker --url URL --trace FILE --name NODE --concurrency N
+//! `faults-worker --broker URL --backend URL --trace FILE --name NODE --concurrency N
 //! --visibility-timeout S`
 //!
 //! It ends when its standard input does.
@@ -10,11 +10,18 @@ use std::path::Path;
 use std::time::Duration;
 
 use canvas::WorkerExt;
-use canvas_tests::faults_redis::trace::Trace;
-use canvas_tests::faults_redis::{app, end_with_stdin, options};
+use canvas_tests::faults_run::trace::Trace;
+use canvas_tests::faults_run::{app, end_with_stdin, options};
 use tracing_subscriber::EnvFilter;
 
-const OPTIONS: [&str; 5] = ["url", "trace", "name", "concurrency", "visibility-timeout"];
+const OPTIONS: [&str; 6] = [
+    "broker",
+    "backend",
+    "trace",
+    "name",
+    "concurrency",
+    "visibility-timeout",
+];
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -28,7 +35,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let option = |name: &str| options.get(name).ok_or(format!("--{name} is needed"));
     let lease = Duration::from_secs(option("visibility-timeout")?.parse()?);
     let trace = Trace::to(Path::new(option("trace")?))?;
-    let app = app(option("url")?, lease, trace)?;
+    let app = app(option("broker")?, option("backend")?, lease, trace)?;
     let worker = app.worker().name(option("name")?.as_str());
     worker
         .concurrency(option("concurrency")?.parse()?)

@@ -6,9 +6,7 @@
 
 use std::time::Duration;
 
-use canvas::WorkerExt;
-use canvas_backend_redis::{RedisBackend, RedisBackendConfig};
-use canvas_broker_redis::{RedisBroker, RedisBrokerConfig};
+use canvas::{Connect, WorkerExt};
 use canvas_tests::interop::{self, Notes};
 
 #[tokio::main]
@@ -25,15 +23,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     });
     let app = builder
-        .broker(RedisBroker::new(
-            &options.broker,
-            RedisBrokerConfig::default(),
-        )?)
-        .backend(RedisBackend::new(
-            &options.backend,
-            RedisBackendConfig::default(),
-        )?)
-        .build()?;
+        .broker_url(&options.broker)
+        .backend_url(&options.backend)
+        .connect()?;
     let mut worker = app.worker().concurrency(options.concurrency);
     if let Some(name) = options.hostname {
         worker = worker.name(name);

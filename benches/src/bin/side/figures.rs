@@ -36,7 +36,7 @@ pub(crate) struct Figure {
     pub(crate) limit: Option<f64>,
 }
 
-const fn figure(name: &'static str, unit: Unit) -> Figure {
+pub(crate) const fn figure(name: &'static str, unit: Unit) -> Figure {
     Figure {
         name,
         unit,
@@ -46,7 +46,7 @@ const fn figure(name: &'static str, unit: Unit) -> Figure {
     }
 }
 
-const fn wanted(times: f64, name: &'static str, unit: Unit) -> Figure {
+pub(crate) const fn wanted(times: f64, name: &'static str, unit: Unit) -> Figure {
     Figure {
         wanted: Some(times),
         ..figure(name, unit)

@@ -3,6 +3,7 @@
 
 mod chart;
 mod figures;
+mod pairs;
 mod peer;
 mod plan;
 mod program;
@@ -16,7 +17,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use figures::Samples;
-use peer::{Peer, Setup, Side};
+use pairs::{Chosen, Servers};
+use peer::{Peer, Place, Setup, Side};
 use plan::{Bench, Scale};
 use report::Setting;
 use server::Server;
@@ -37,6 +39,10 @@ side takes
   --threads N      of the Rust workers, instead of one
   --references N   keep what is larger than N bytes, 700 if not said
   --python PATH    a Python that has Celery 5.7
+  --pairs NAMES    pairs of a broker and a backend instead, `all` or some of
+                   amqp+redis, amqp+rpc, amqp+postgres, redis+postgres,
+                   redis+memcached
+  --server NAME=PID    such a server, for pairs; its URL is in the environment
   --output FOLDER  where the report goes, target/bench if not said";
 
 #[tokio::main]
@@ -78,19 +84,24 @@ async fn side_by_side() -> Outcome<()> {
     setting
         .versions
         .push(("redis".to_owned(), server.version().await?));
+    if let Some(chosen) = &options.pairs {
+        return pairs::measure(&options, chosen, &mut server, &mut setting).await;
+    }
     let mut peers = Vec::new();
     for side in &options.sides {
         if options.benches.iter().any(|bench| bench.concerns(*side)) {
-            let peer = Peer::start(*side, &server, &options.setup).await?;
+            let number = *side as u8;
+            let place = Place::in_redis(*side, server.url(number));
+            let peer = Peer::start(*side, place, &options.setup).await?;
             setting.versions.extend(peer.versions.clone());
             peer.worker.let_run(false)?;
-            peers.push(peer);
+            peers.push((peer, server.database(number).await?));
         }
     }
     let mut samples = Samples::default();
     for bench in &options.benches {
         for round in 0..bench.rounds(options.rounds) {
-            for peer in &mut peers {
+            for (peer, database) in &mut peers {
                 if !bench.concerns(peer.side) {
                     continue;
                 }
@@ -105,9 +116,9 @@ async fn side_by_side() -> Outcome<()> {
                 let measured = async {
                     peer.wake().await?;
                     bench
-                        .measure(peer, &mut server, scale, &mut samples)
+                        .measure((peer, database), &mut server, scale, &mut samples)
                         .await?;
-                    peer.database.clear().await?;
+                    database.clear().await?;
                     peer.worker.let_run(false)
                 };
                 let measured = measured.await;
@@ -147,6 +158,7 @@ struct Options {
     tasks: Option<u64>,
     benches: Vec<Bench>,
     sides: Vec<Side>,
+    pairs: Option<Chosen>,
     setup: Setup,
 }
 
@@ -162,6 +174,7 @@ impl Options {
         };
         let (mut quick, mut rounds, mut tasks) = (false, None, None);
         let (mut only, mut sides) = (String::new(), String::new());
+        let (mut pairs, mut servers) = (None, Servers::default());
         while let Some(option) = arguments.next() {
             if option == "--quick" {
                 quick = true;
@@ -182,6 +195,8 @@ impl Options {
                     setup.worker.extend([option, value])
                 }
                 "--python" => setup.python = Some(value.into()),
+                "--pairs" => pairs = Some(value),
+                "--server" => servers.add(&value)?,
                 "--output" => setup.folder = value.into(),
                 _ => return Err(USAGE.into()),
             }
@@ -204,6 +219,9 @@ impl Options {
             tasks,
             benches,
             sides,
+            pairs: pairs
+                .map(|names| Chosen::read(&names, servers))
+                .transpose()?,
             setup,
         })
     }

@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::program::{Driver, Program};
-use crate::server::{Database, Server};
 use crate::{Failure, Outcome};
 
 /// A side.
@@ -46,6 +45,11 @@ pub(crate) trait Client: Send {
     /// Calls a task so many times, each when the one before has its result.
     async fn call(&mut self, times: u64) -> Outcome<Vec<Duration>>;
 
+    /// Calls a task behind all that wait, and waits for its result, closely.
+    async fn last(&mut self) -> Outcome<()> {
+        self.call(1).await.map(drop)
+    }
+
     /// Sends a canvas and waits for its value; `None` from one that can only
     /// send tasks.
     async fn run(&mut self, shape: Shape) -> Outcome<Option<Duration>>;
@@ -59,7 +63,6 @@ pub(crate) struct Peer {
     pub(crate) side: Side,
     pub(crate) client: Box<dyn Client>,
     pub(crate) worker: Program,
-    pub(crate) database: Database,
     /// What it is made of, by version.
     pub(crate) versions: Vec<(String, String)>,
 }
@@ -79,13 +82,7 @@ pub(crate) struct Setup {
 
 impl Peer {
     /// Starts it, and waits until its worker works.
-    pub(crate) async fn start(side: Side, server: &Server, setup: &Setup) -> Outcome<Self> {
-        let number = side as u8;
-        let place = Place {
-            url: server.url(number),
-            queue: queue(number),
-            stage: stage(number),
-        };
+    pub(crate) async fn start(side: Side, place: Place, setup: &Setup) -> Outcome<Self> {
         let log = setup.folder.join(format!("{}.log", side.name()));
         let mut versions = Vec::new();
         let (worker, client): (Program, Box<dyn Client>) = match side {
@@ -123,7 +120,6 @@ impl Peer {
             client,
             worker,
             versions,
-            database: server.database(number).await?,
         };
         // A worker that does not answer says why in its log.
         let first = tokio::time::timeout(Duration::from_secs(30), peer.client.call(3)).await;
@@ -140,10 +136,36 @@ impl Peer {
 
 /// Where a side sends to.
 #[derive(Debug, Clone)]
-struct Place {
-    url: String,
-    queue: String,
-    stage: String,
+pub(crate) struct Place {
+    pub(crate) url: String,
+    /// Where results go, if not to the same.
+    pub(crate) backend: Option<String>,
+    pub(crate) queue: String,
+    /// Where a group is sent to that is only enqueued.
+    pub(crate) stage: String,
+}
+
+impl Place {
+    /// A place where nothing is put on a stage: the worker does not run while
+    /// it is enqueued.
+    pub(crate) fn of_pair(side: Side, broker: String, backend: String) -> Self {
+        let queue = queue(side as u8);
+        Self {
+            url: broker,
+            backend: Some(backend),
+            stage: queue.clone(),
+            queue,
+        }
+    }
+
+    pub(crate) fn in_redis(side: Side, url: String) -> Self {
+        Self {
+            url,
+            backend: None,
+            queue: queue(side as u8),
+            stage: stage(side as u8),
+        }
+    }
 }
 
 impl Peer {
@@ -164,13 +186,16 @@ fn rust_worker(place: &Place, log: &Path, more: &[String]) -> Outcome<Program> {
     }
     Program::start(program, log, |command| {
         command.args(["--url", &place.url, "--queue", &place.queue]);
+        if let Some(backend) = &place.backend {
+            command.args(["--backend", backend]);
+        }
         command.args(more);
     })
 }
 
 fn celery_worker(python: &Path, place: &Place, log: &Path) -> Outcome<Program> {
     Program::start(python, log, |command| {
-        in_celery(command, &place.url, &place.queue);
+        in_celery(command, place, &place.queue);
         command.args(["-m", "celery", "-A", "bench_tasks", "worker"]);
         command.args(["--pool", "prefork", "--concurrency", "2"]);
         command.args(["--loglevel", "WARNING", "--without-heartbeat"]);
@@ -178,9 +203,13 @@ fn celery_worker(python: &Path, place: &Place, log: &Path) -> Outcome<Program> {
     })
 }
 
-fn in_celery(command: &mut Command, url: &str, queue: &str) {
+fn in_celery(command: &mut Command, place: &Place, queue: &str) {
     command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/celery"));
-    command.env("BENCH_URL", url).env("BENCH_QUEUE", queue);
+    command.env("BENCH_URL", &place.url);
+    command.env("BENCH_QUEUE", queue);
+    if let Some(backend) = &place.backend {
+        command.env("BENCH_BACKEND", backend);
+    }
     command.env("PYTHONDONTWRITEBYTECODE", "1");
 }
 
@@ -194,6 +223,7 @@ impl Ours {
     fn new(place: &Place, references: Option<usize>) -> canvas::Result<Self> {
         let settings = |queue: &str| Settings {
             url: place.url.clone(),
+            backend: place.backend.clone(),
             queue: queue.to_owned(),
             references,
         };
@@ -255,16 +285,16 @@ struct Celery {
 impl Celery {
     fn start(python: &Path, place: Place) -> Outcome<Self> {
         Ok(Self {
-            direct: Self::client(python, &place.url, &place.queue)?,
-            staging: Self::client(python, &place.url, &place.stage)?,
+            direct: Self::client(python, &place, &place.queue)?,
+            staging: Self::client(python, &place, &place.stage)?,
             python: python.to_owned(),
             place,
         })
     }
 
-    fn client(python: &Path, url: &str, queue: &str) -> Outcome<Driver> {
+    fn client(python: &Path, place: &Place, queue: &str) -> Outcome<Driver> {
         let mut command = Command::new(python);
-        in_celery(&mut command, url, queue);
+        in_celery(&mut command, place, queue);
         command.arg("driver.py");
         Driver::start(command)
     }
@@ -293,10 +323,14 @@ impl Client for Celery {
         took.map(seconds).collect()
     }
 
+    async fn last(&mut self) -> Outcome<()> {
+        self.direct.ask("last", json!({})).await.map(drop)
+    }
+
     async fn run(&mut self, shape: Shape) -> Outcome<Option<Duration>> {
         // It subscribes to each member of a chord and unsubscribes from it
         // again; what of that is still to be read would slow the next canvas.
-        self.direct = Self::client(&self.python, &self.place.url, &self.place.queue)?;
+        self.direct = Self::client(&self.python, &self.place, &self.place.queue)?;
         self.call(2).await?;
         let ran = self.direct.ask("run", question(shape)).await?;
         let value = &ran["value"];
@@ -315,11 +349,19 @@ struct Ceiling(Place);
 #[async_trait]
 impl Client for Ceiling {
     async fn enqueue(&mut self, tasks: u64, quietly: bool) -> Outcome<Duration> {
-        ceiling::enqueue(&self.0.url, &self.0.stage, tasks, quietly).await
+        let Place { url, stage, .. } = &self.0;
+        match self.0.backend {
+            Some(_) => ceiling::rabbitmq::enqueue(url, stage, tasks, quietly).await,
+            None => ceiling::enqueue(url, stage, tasks, quietly).await,
+        }
     }
 
     async fn call(&mut self, times: u64) -> Outcome<Vec<Duration>> {
-        ceiling::call(&self.0.url, &self.0.queue, times).await
+        let Place { url, queue, .. } = &self.0;
+        match &self.0.backend {
+            Some(redis) => ceiling::rabbitmq::call(url, redis, queue, times).await,
+            None => ceiling::call(url, queue, times).await,
+        }
     }
 
     async fn run(&mut self, _: Shape) -> Outcome<Option<Duration>> {

@@ -8,7 +8,7 @@ use crate::figures::{
     percentile, title,
 };
 use crate::peer::{Peer, Side};
-use crate::server::Server;
+use crate::server::{Database, Server};
 
 /// One thing to do, for one or more figures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,7 +108,7 @@ impl Bench {
 
     pub(crate) async fn measure(
         self,
-        peer: &mut Peer,
+        (peer, database): (&mut Peer, &mut Database),
         server: &mut Server,
         scale: Scale,
         samples: &mut Samples,
@@ -138,7 +138,7 @@ impl Bench {
                 let name = if stored { STORED } else { IGNORED };
                 peer.client.enqueue(scale.tasks, !stored).await?;
                 let (before, worker) = (server.done().await?, peer.worker.taken().cpu);
-                let took = peer.database.drain(scale.tasks, stored).await?;
+                let took = database.drain(scale.tasks, stored).await?;
                 let (after, until) = (server.done().await?, peer.worker.taken().cpu);
                 let tasks = scale.tasks as f64;
                 note(name, tasks / took.as_secs_f64());
@@ -168,7 +168,7 @@ impl Bench {
             }
             Self::Header => {
                 peer.client.stage(WEIGHED).await?;
-                let messages = peer.database.staged().await?;
+                let messages = database.staged().await?;
                 if messages.len() != 1_000 {
                     return Err(format!("{} messages on the stage", messages.len()).into());
                 }

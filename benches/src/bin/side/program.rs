@@ -111,21 +111,52 @@ impl Drop for Program {
     }
 }
 
+/// The processor time so far of a process and of those that it has started
+/// and that still run, in seconds.
+pub(crate) fn cpu_with_children(pid: u32) -> f64 {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let stats = entries.filter_map(|entry| Stat::read(&entry.path()));
+    let own = stats.filter(|stat| stat.pid == pid || stat.parent == pid);
+    own.map(|stat| stat.cpu).sum()
+}
+
+/// What /proc tells of a process.
+struct Stat {
+    pid: u32,
+    name: String,
+    parent: u32,
+    group: u32,
+    /// Its processor time so far, in seconds.
+    cpu: f64,
+}
+
+impl Stat {
+    fn read(folder: &Path) -> Option<Self> {
+        /// Clock ticks in a second; Linux shows it no other way on any machine.
+        const TICKS: f64 = 100.0;
+        let stat = fs::read_to_string(folder.join("stat")).ok()?;
+        // The name is in parentheses, and may hold anything.
+        let (start, rest) = stat.rsplit_once(')')?;
+        let (pid, name) = start.split_once(" (")?;
+        let fields: Vec<&str> = rest.split_whitespace().collect();
+        let number = |place: usize| -> Option<u32> { fields.get(place)?.parse().ok() };
+        let ticks = |place: usize| -> Option<f64> { fields.get(place)?.parse().ok() };
+        Some(Self {
+            pid: pid.parse().ok()?,
+            name: name.to_owned(),
+            parent: number(1)?,
+            group: number(2)?,
+            cpu: (ticks(11)? + ticks(12)?) / TICKS,
+        })
+    }
+}
+
 /// The processor time of a process, if it is one of this group and does more
 /// than to keep the others.
 fn cpu_of(folder: &Path, group: u32) -> Option<f64> {
-    /// Clock ticks in a second; Linux shows it no other way on any machine.
-    const TICKS: f64 = 100.0;
-    let stat = fs::read_to_string(folder.join("stat")).ok()?;
-    // The name is in parentheses, and may hold anything.
-    let (start, rest) = stat.rsplit_once(')')?;
-    let (_, name) = start.split_once('(')?;
-    let fields: Vec<&str> = rest.split_whitespace().collect();
-    if KEEPERS.contains(&name) || fields.get(2)?.parse() != Ok(group) {
-        return None;
-    }
-    let ticks = |place: usize| -> Option<f64> { fields.get(place)?.parse().ok() };
-    Some((ticks(11)? + ticks(12)?) / TICKS)
+    let stat = Stat::read(folder)?;
+    let is_keeper = KEEPERS.contains(&stat.name.as_str());
+    (stat.group == group && !is_keeper).then_some(stat.cpu)
 }
 
 fn kib(file: &Path, name: &str) -> u64 {

@@ -21,7 +21,16 @@ pub(crate) struct Setting {
 }
 
 pub(crate) fn markdown(setting: &Setting, samples: &Samples) -> String {
-    let mut text = String::from("# Side by side\n\n");
+    let mut text = head("Side by side", setting);
+    speed(&mut text, &FIGURES, samples);
+    sizes(&mut text, samples);
+    costs(&mut text, samples);
+    text
+}
+
+/// The title, and where and with what it was measured.
+pub(crate) fn head(title: &str, setting: &Setting) -> String {
+    let mut text = format!("# {title}\n\n");
     let versions: Vec<String> = setting
         .versions
         .iter()
@@ -34,15 +43,12 @@ pub(crate) fn markdown(setting: &Setting, samples: &Samples) -> String {
         "{}, {} cores, load {before} before and {after} after; medians of {} rounds, in {:.0} s\n",
         setting.cpu, setting.cores, setting.rounds, setting.took
     );
-    speed(&mut text, samples);
-    sizes(&mut text, samples);
-    costs(&mut text, samples);
     text
 }
 
-fn speed(text: &mut String, samples: &Samples) {
+pub(crate) fn speed(text: &mut String, figures: &[Figure], samples: &Samples) {
     let mut rows = String::new();
-    for figure in &FIGURES {
+    for figure in figures {
         let cell = |side| shown(samples.value(figure.name, side), figure.unit);
         let values = [Side::Canvas, Side::Celery, Side::Ceiling].map(cell);
         if values.iter().all(|value| value == "–") {
@@ -168,7 +174,7 @@ fn commands(cost: &Cost) -> String {
 }
 
 /// The medians of their parts, and the commands of the last one.
-fn middle(costs: &[Cost]) -> Cost {
+pub(crate) fn middle(costs: &[Cost]) -> Cost {
     let of = |part: fn(&Cost) -> f64| {
         let parts: Vec<f64> = costs.iter().map(part).collect();
         median(&parts).unwrap_or_default()
@@ -222,14 +228,10 @@ fn thousands(n: f64) -> String {
     }
 }
 
-pub(crate) fn to_json(setting: &Setting, samples: &Samples) -> Value {
-    let versions: serde_json::Map<String, Value> = setting
-        .versions
-        .iter()
-        .map(|(name, version)| (name.clone(), json!(version)))
-        .collect();
+/// The figures of a table, with the numbers of each round.
+pub(crate) fn figures_to_json(wanted: &[Figure], samples: &Samples) -> Value {
     let mut figures = json!({});
-    for figure in &FIGURES {
+    for figure in wanted {
         for side in Side::ALL {
             let key = (figure.name.to_owned(), side);
             if let Some(rounds) = samples.values.get(&key) {
@@ -248,6 +250,10 @@ pub(crate) fn to_json(setting: &Setting, samples: &Samples) -> Value {
             entry["wanted"] = json!(figure.wanted);
         }
     }
+    figures
+}
+
+pub(crate) fn to_json(setting: &Setting, samples: &Samples) -> Value {
     let mut bytes = json!({});
     for ((name, side), sizes) in &samples.sizes {
         bytes[name][side.name()] = json!(median(sizes));
@@ -267,6 +273,19 @@ pub(crate) fn to_json(setting: &Setting, samples: &Samples) -> Value {
             "commands": commands,
         });
     }
+    let mut report = setting_to_json(setting);
+    report["figures"] = figures_to_json(&FIGURES, samples);
+    report["bytes_through_redis"] = bytes;
+    report["for_each_task"] = costs;
+    report
+}
+
+pub(crate) fn setting_to_json(setting: &Setting) -> Value {
+    let versions: serde_json::Map<String, Value> = setting
+        .versions
+        .iter()
+        .map(|(name, version)| (name.clone(), json!(version)))
+        .collect();
     json!({
         "versions": versions,
         "cpu": setting.cpu,
@@ -274,9 +293,6 @@ pub(crate) fn to_json(setting: &Setting, samples: &Samples) -> Value {
         "load": setting.load,
         "rounds": setting.rounds,
         "took_s": setting.took,
-        "figures": figures,
-        "bytes_through_redis": bytes,
-        "for_each_task": costs,
     })
 }
 

@@ -8,7 +8,7 @@ use crate::effect::{Arrive, Effect};
 use crate::exception::ExceptionInfo;
 use crate::json::deep;
 use crate::primitive::normalize;
-use crate::protocol::{Request, Sealed, TaskMeta};
+use crate::protocol::{Reply, Request, Sealed, TaskMeta};
 use crate::signature::{Shape, Signature};
 use crate::state::State;
 use crate::task::Failure;
@@ -71,6 +71,11 @@ impl Run<'_> {
             meta.date_done = Some(self.now);
             meta.group_id = options.group_id();
             meta.parent_id = Some(self.request.id.clone());
+            let asked = || self.request.properties.reply_to.clone();
+            meta.reply = options.reply_to().or_else(asked).map(|to| Reply {
+                to,
+                correlation_id: id.clone(),
+            });
             effects.push(Effect::Store(Box::new(meta)));
         }
         for link in options.links().unwrap_or_default() {

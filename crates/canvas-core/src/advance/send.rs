@@ -46,6 +46,12 @@ pub(crate) fn add_to_chord(
             request.task
         )));
     };
+    if !env.has_join(chord) {
+        return Err(Error::InvalidCanvas(format!(
+            "{} is in a chord that a Python client joins by `celery.chord_unlock`, so nothing can be added to it",
+            request.task
+        )));
+    }
     let run = Run { env, request, now };
     let mut planner = run.planner("add_to_chord");
     planner.ids = ids.clone();

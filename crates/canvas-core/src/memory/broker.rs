@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::broker::{
     Broker, BrokerInfo, ConsumeSpec, Consumer, DeadLetter, Delivery, Destination, Outgoing,
-    Receipt, Settle, Settled, Subscription,
+    Priorities, Receipt, Settle, Settled, Subscription,
 };
 use crate::error::Result;
 use crate::protocol::Message;
@@ -125,6 +125,7 @@ impl Broker for MemoryBroker {
     fn info(&self) -> BrokerInfo {
         let mut info = BrokerInfo::new("memory://");
         info.defers = true;
+        info.priorities = Priorities::LowestFirst;
         info
     }
 

@@ -38,8 +38,22 @@ pub struct TaskMeta {
     /// the stamps.
     #[serde(flatten)]
     pub extended: Map<String, Value>,
+    /// Where it is sent, by backends that send results and do not keep them.
+    /// No part of what is stored.
+    #[serde(skip)]
+    pub reply: Option<Reply>,
     /// The id. Last, as Celery writes it.
     pub task_id: Id,
+}
+
+/// Where a result is sent: `reply_to` and `correlation_id` of the message of its
+/// task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// The queue of whoever sent the task.
+    pub to: Id,
+    /// By what they know the task: its id.
+    pub correlation_id: Id,
 }
 
 impl TaskMeta {
@@ -51,6 +65,7 @@ impl TaskMeta {
             traceback: None,
             children: Some(Vec::new()),
             date_done: None,
+            reply: None,
             task_id,
             group_id: None,
             parent_id: None,

@@ -17,7 +17,7 @@ mod v1;
 pub use body::{Body, Embed};
 pub use fields::Fields;
 pub use headers::{Headers, Properties};
-pub use meta::TaskMeta;
+pub use meta::{Reply, TaskMeta};
 pub use reference::REFERENCE;
 pub use repr::value as python_repr;
 pub(crate) use request::REPEAT;

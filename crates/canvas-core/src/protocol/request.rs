@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 
-use super::{Body, Embed, Headers, Message, Properties, Sealed, v1};
+use super::{Body, Embed, Headers, Message, Properties, Reply, Sealed, v1};
 use crate::error::{Error, Result};
 use crate::id::Id;
 use crate::signature::Kwargs;
@@ -145,6 +145,16 @@ impl Request {
     /// before, or the same was sent before.
     pub fn may_be_repeat(&self) -> bool {
         self.delivery.redelivered || self.headers.extra.contains_key(REPEAT)
+    }
+
+    /// Where its states are sent, if they are sent at all.
+    pub fn reply(&self) -> Option<Reply> {
+        let properties = &self.properties;
+        let own = || self.id.clone();
+        Some(Reply {
+            to: properties.reply_to.clone()?,
+            correlation_id: properties.correlation_id.clone().unwrap_or_else(own),
+        })
     }
 
     /// How often it was tried before.

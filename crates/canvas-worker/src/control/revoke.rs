@@ -85,6 +85,10 @@ pub(super) fn by_stamp(node: &Node, arguments: &Map<String, Value>) -> Result<Do
 /// whoever waits need not wait until a worker comes across the message.
 pub(super) async fn store(node: &Node, ids: Vec<Id>) {
     let backend = node.app.backend();
+    if !backend.info().shared {
+        // Only the message says whom to tell.
+        return;
+    }
     let found = match backend.load(&ids).await {
         Ok(found) => found,
         Err(error) => {
