@@ -39,10 +39,31 @@ fn part(index: u64, value: usize) -> Part {
 
 crate::on_each! {
     of_many_successes_one_stands,
+    many_new_results_at_once_are_all_stored,
     of_many_arrivals_one_completes_and_sees_all,
     of_many_claims_one_closes,
     of_many_who_open_a_join_that_has_expired_none_loses_a_member,
     several_processes_share_a_database,
+}
+
+/// MariaDB 10.11 dies of prepared statements that leave ids to a sequence.
+async fn many_new_results_at_once_are_all_stored(kind: Kind) {
+    let db = Db::start(kind).await;
+    let processes = processes(&db);
+    let storing = (0..PROCESSES * 3).map(|n| {
+        let backend = processes[n % PROCESSES].clone();
+        tokio::spawn(async move {
+            for round in 0..60 {
+                let meta = success(&format!("task-{n}-{round}"), round);
+                assert_eq!(backend.store(&meta).await.unwrap(), Stored::Written);
+            }
+        })
+    });
+    for stored in soon(join_all(storing.collect::<Vec<_>>())).await {
+        stored.unwrap();
+    }
+    let stored = db.number("SELECT count(*) FROM celery_taskmeta").await;
+    assert_eq!(stored, (PROCESSES * 3 * 60) as i64);
 }
 
 async fn of_many_successes_one_stands(kind: Kind) {
