@@ -9,9 +9,8 @@
 //! * **A result goes to the process that sent the task, and to no other.** There,
 //!   a task that another process has sent is PENDING, whatever becomes of it. To
 //!   ask for its state is answered so, and noted in the log; to wait for its
-//!   value, which would be for ever, is an
-//!   [`Error::Unsupported`](canvas_core::Error::Unsupported) that says why. All of
-//!   a canvas answers to whoever sent it: steps, members, callbacks, and what its
+//!   value, which would be for ever, is an [`Error::Unsupported`] that says why. All
+//!   of a canvas answers to whoever sent it: steps, members, callbacks, and what its
 //!   tasks launch. (In a Python worker, callbacks and what a task sends answer to
 //!   that worker, where nobody looks.)
 //! * **It is consumed once, and kept.** A message is read into this process, and
