@@ -251,6 +251,12 @@ pub(crate) async fn delete(client: &AsyncMetaClient, keys: &[String]) -> Done<()
     Ok(())
 }
 
+/// Removes an item if nobody has changed it since; tells whether it did.
+pub(crate) async fn delete_as_read(client: &AsyncMetaClient, key: &str, cas: u64) -> Done<bool> {
+    let deleted = client.run(Delete::new(key).compare_cas(cas)).await;
+    Ok(deleted.map_err(|error| about(key, error))?.applied())
+}
+
 /// Says of which item an error is.
 pub(crate) fn about(key: &str, error: exp::Error) -> Fault {
     match error.into() {

@@ -177,7 +177,7 @@ impl Cache {
             Phase::Claimed => head.count,
             Phase::Waiting => {
                 let Some(counter) = counter else {
-                    return self.lost(client, join).await;
+                    return self.lost(client, join, cas).await;
                 };
                 if self.is_to_be_renewed(&head) {
                     places.renew(counter).await?;
@@ -200,7 +200,7 @@ impl Cache {
         };
         let parts = match places.members(count).await? {
             Members::All(parts) => parts,
-            Members::Lost => return self.lost(client, join).await,
+            Members::Lost => return self.lost(client, join, cas).await,
             Members::NotYet => {
                 return Ok(Some(Arrival::Waiting {
                     arrived: head.size.saturating_sub(1),
@@ -301,11 +301,14 @@ impl Cache {
             .transpose()
     }
 
-    /// Has all later members find it lost, too.
-    async fn lost(&self, client: &AsyncMetaClient, join: &Id) -> Done<Option<Arrival>> {
+    /// Has all later members find it lost, too. `None` if somebody has changed the
+    /// join since it was read: who completes or closes one removes parts of it.
+    async fn lost(&self, client: &AsyncMetaClient, join: &Id, cas: u64) -> Done<Option<Arrival>> {
+        if !cache::delete_as_read(client, &self.keys.join(join), cas).await? {
+            return Ok(None);
+        }
         tracing::warn!(%join, "a part of a join has gone from the cache: its body is to fail");
-        let keys = [self.keys.join(join), self.keys.counter(join)];
-        cache::delete(client, &keys).await?;
+        cache::delete(client, &[self.keys.counter(join)]).await?;
         Ok(Some(Arrival::Missing))
     }
 

@@ -215,8 +215,9 @@ impl Places<'_> {
         Ok(())
     }
 
-    /// Removes the notes of where these members are: once the join is complete,
-    /// nobody looks for them.
+    /// Removes the notes of where these members are: once the join is claimed,
+    /// nobody looks for them but who had read it before. Such a one may find its
+    /// member twice, and then that the join has changed.
     pub(crate) async fn forget_notes(&self, parts: &[Part]) -> Done<()> {
         let keys = self.notes(parts.iter());
         cache::delete(self.client, &keys).await
