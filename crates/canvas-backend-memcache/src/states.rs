@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use canvas_core::backend::Stored;
-use canvas_core::{Error, Id, MAX_DEPTH, Result, ResultTree, State, TaskMeta, json};
+use canvas_core::protocol::GroupMeta;
+use canvas_core::{Error, Id, Result, ResultTree, State, TaskMeta};
 use memcache::exp::{AsyncMetaClient, Set};
-use serde::Deserialize;
 
 use crate::cache::{self, Cache, Done, TEXT};
 use crate::config::ttl;
@@ -80,8 +80,13 @@ impl Cache {
 
     pub(crate) async fn store_group(&self, group: &ResultTree) -> Result<()> {
         let key = self.keys.group(&group.id);
-        self.put("backend.save_group", &key, &group_text(group)?, TEXT)
-            .await
+        self.put(
+            "backend.save_group",
+            &key,
+            &GroupMeta::to_json(group)?,
+            TEXT,
+        )
+        .await
     }
 
     pub(crate) async fn restore_group(&self, id: &Id) -> Result<Option<ResultTree>> {
@@ -96,16 +101,9 @@ impl Cache {
         client: &AsyncMetaClient,
         id: &Id,
     ) -> Done<Option<ResultTree>> {
-        #[derive(Deserialize)]
-        struct Saved {
-            result: ResultTree,
-        }
-
         let found = cache::get(client, &self.keys.group(id)).await?;
-        let read =
-            |item: cache::Item| json::parse(&item.value, &format!("the shape of group {id}"));
-        let saved: Option<Saved> = found.map(read).transpose()?;
-        Ok(saved.map(|saved| saved.result))
+        let read = |item: cache::Item| GroupMeta::from_json(id, &item.value);
+        Ok(found.map(read).transpose()?)
     }
 
     pub(crate) async fn delete_group(&self, id: &Id) -> Result<()> {
@@ -169,35 +167,6 @@ fn read(id: &Id, text: &[u8]) -> Result<TaskMeta> {
             reason,
         }
     })
-}
-
-/// A group as Celery keeps it.
-fn group_text(group: &ResultTree) -> Result<Vec<u8>> {
-    let what = format!("the shape of group {}", group.id);
-    let depth = depth(group);
-    if depth > MAX_DEPTH {
-        return Err(Error::Encoding {
-            action: "encode",
-            what,
-            reason: format!("nested {depth} deep; at most {MAX_DEPTH} could be read again"),
-        });
-    }
-    let saved = serde_json::json!({ "result": group.to_value() });
-    json::write(&saved, &what)
-}
-
-/// How deep the JSON of a group is nested, found without recursion.
-fn depth(group: &ResultTree) -> usize {
-    let mut deepest = 0;
-    let mut open = vec![(group, 1)];
-    while let Some((node, above)) = open.pop() {
-        // `[[id, parent], members]`
-        let own = above + 2;
-        deepest = own.max(deepest);
-        open.extend(node.parent.as_deref().map(|parent| (parent, own)));
-        open.extend(node.members.iter().flatten().map(|member| (member, own)));
-    }
-    deepest
 }
 
 #[cfg(test)]

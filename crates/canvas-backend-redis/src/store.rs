@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use canvas_core::backend::Stored;
-use canvas_core::{Error, Id, MAX_DEPTH, Result, ResultTree, TaskMeta, json};
+use canvas_core::protocol::GroupMeta;
+use canvas_core::{Error, Id, Result, ResultTree, TaskMeta};
 use redis::Cmd;
-use serde::Deserialize;
 
 use crate::RedisBackend;
 use crate::connection::Link;
@@ -59,22 +59,16 @@ impl RedisBackend {
     }
 
     pub(crate) async fn store_group(&self, group: &ResultTree) -> Result<()> {
-        let set = self.set(self.keys.group(&group.id), &group_text(group)?);
+        let set = self.set(self.keys.group(&group.id), &GroupMeta::to_json(group)?);
         self.query("backend.save_group", &set).await
     }
 
     pub(crate) async fn restore_group(&self, id: &Id) -> Result<Option<ResultTree>> {
-        #[derive(Deserialize)]
-        struct Saved {
-            result: ResultTree,
-        }
-
         let mut get = redis::cmd("GET");
         get.arg(self.keys.group(id));
         let text: Option<Vec<u8>> = self.query("backend.load_group", &get).await?;
-        let read = |text: Vec<u8>| json::parse(&text, &format!("the shape of group {id}"));
-        let saved: Option<Saved> = text.map(read).transpose()?;
-        Ok(saved.map(|saved| saved.result))
+        let read = |text: Vec<u8>| GroupMeta::from_json(id, &text);
+        text.map(read).transpose()
     }
 
     pub(crate) async fn delete_group(&self, id: &Id) -> Result<()> {
@@ -118,21 +112,6 @@ impl RedisBackend {
     }
 }
 
-/// A group as Celery keeps it.
-pub(crate) fn group_text(group: &ResultTree) -> Result<Vec<u8>> {
-    let what = format!("the shape of group {}", group.id);
-    let depth = depth(group);
-    if depth > MAX_DEPTH {
-        return Err(Error::Encoding {
-            action: "encode",
-            what,
-            reason: format!("nested {depth} deep; at most {MAX_DEPTH} could be read again"),
-        });
-    }
-    let saved = serde_json::json!({ "result": group.to_value() });
-    json::write(&saved, &what)
-}
-
 /// What is stored of tasks, in the order asked for.
 pub(crate) async fn load_texts(
     link: &Link,
@@ -173,20 +152,6 @@ pub(crate) fn read(id: &Id, text: &[u8]) -> Result<TaskMeta> {
     })
 }
 
-/// How deep the JSON of a group is nested, found without recursion.
-fn depth(group: &ResultTree) -> usize {
-    let mut deepest = 0;
-    let mut open = vec![(group, 1)];
-    while let Some((node, above)) = open.pop() {
-        // `[[id, parent], members]`
-        let own = above + 2;
-        deepest = own.max(deepest);
-        open.extend(node.parent.as_deref().map(|parent| (parent, own)));
-        open.extend(node.members.iter().flatten().map(|member| (member, own)));
-    }
-    deepest
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -200,28 +165,5 @@ mod tests {
         assert!(pickled.contains("result_serializer"), "{pickled}");
         let other = reason(b"{");
         assert!(other.contains("the stored result of 1"), "{other}");
-    }
-
-    #[test]
-    fn the_depth_of_a_group_is_that_of_its_json() {
-        let text_depth = |group: &ResultTree| {
-            let text = serde_json::json!({ "result": group.to_value() }).to_string();
-            let open = |depth: &mut usize, c| {
-                match c {
-                    '[' | '{' => *depth += 1,
-                    ']' | '}' => *depth -= 1,
-                    _ => {}
-                }
-                Some(*depth)
-            };
-            text.chars().scan(0, open).max()
-        };
-        let mut member = ResultTree::task("b".into());
-        member.set_root_parent(ResultTree::task("a".into()));
-        let inner = ResultTree::group("inner".into(), vec![member]);
-        let group = ResultTree::group("g".into(), vec![inner]);
-        for group in [&group, &ResultTree::task("t".into())] {
-            assert_eq!(Some(depth(group)), text_depth(group));
-        }
     }
 }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use canvas_core::broker::{Receipt, Settled};
+use canvas_core::protocol::GroupMeta;
 use canvas_core::together::{Found, Made};
 use canvas_core::{Effect, Error, Id, JOIN_CLAIM, Result, Together, Work};
 use canvas_redis::{Companion, Queues, Seat};
@@ -21,7 +22,6 @@ use crate::joins::{self, Life};
 use crate::keys::Keys;
 use crate::retell::Retell;
 use crate::script;
-use crate::store;
 
 /// How many runs go into one call, and after how many bytes no more: the server
 /// does nothing else meanwhile.
@@ -197,7 +197,7 @@ impl Inner {
             Work::Do(Effect::SaveGroup(group)) => {
                 to.push("K");
                 to.push(self.keys.group(&group.id));
-                to.push(store::group_text(group)?);
+                to.push(GroupMeta::to_json(group)?);
             }
             Work::Do(Effect::OpenJoin(spec)) => {
                 to.push("O");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use canvas_core::{Error, Id, MAX_DEPTH, Result, ResultTree, json};
+use canvas_core::{Id, ResultTree};
 use chrono::{NaiveDateTime, Utc};
 
 use crate::database::{How, Work};
@@ -171,34 +171,6 @@ impl Work for LoadGroup<'_> {
 pub(crate) fn millis(life: Duration) -> i64 {
     // Never so long that a time that it is added to overflows.
     i64::try_from(life.as_millis()).map_or(i64::MAX / 4, |millis| millis.min(i64::MAX / 4))
-}
-
-/// A group as Celery keeps it.
-pub(crate) fn text(group: &ResultTree) -> Result<Vec<u8>> {
-    let what = format!("the shape of group {}", group.id);
-    let depth = depth(group);
-    if depth > MAX_DEPTH {
-        return Err(Error::Encoding {
-            action: "encode",
-            what,
-            reason: format!("nested {depth} deep; at most {MAX_DEPTH} could be read again"),
-        });
-    }
-    json::write(group, &what)
-}
-
-/// How deep the JSON of a group is nested, found without recursion.
-fn depth(group: &ResultTree) -> usize {
-    let mut deepest = 0;
-    let mut open = vec![(group, 0)];
-    while let Some((node, above)) = open.pop() {
-        // `[[id, parent], members]`
-        let own = above + 2;
-        deepest = own.max(deepest);
-        open.extend(node.parent.as_deref().map(|parent| (parent, own)));
-        open.extend(node.members.iter().flatten().map(|member| (member, own)));
-    }
-    deepest
 }
 
 /// Recalls a continuation.

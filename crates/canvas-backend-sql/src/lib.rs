@@ -95,6 +95,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use canvas_core::backend::{Arrival, Backend, BackendInfo, JoinSpec, Part, Stored};
+use canvas_core::protocol::GroupMeta;
 use canvas_core::{Id, Result, ResultTree, TaskMeta};
 use futures_util::stream::BoxStream;
 
@@ -246,7 +247,7 @@ impl Backend for SqlBackend {
 
     async fn save_group(&self, group: &ResultTree) -> Result<()> {
         let groups = &self.store.statements().await?.groups;
-        let text = groups::text(group)?;
+        let text = GroupMeta::tuple_to_json(group)?;
         let put = Put::group(groups, &group.id, &text);
         self.store.database.call(&put).await
     }

@@ -5,6 +5,7 @@
 
 mod body;
 mod fields;
+mod group;
 mod headers;
 mod meta;
 pub(crate) mod reference;
@@ -16,6 +17,7 @@ mod v1;
 
 pub use body::{Body, Embed};
 pub use fields::Fields;
+pub use group::GroupMeta;
 pub use headers::{Headers, Properties};
 pub use meta::{Reply, TaskMeta};
 pub use reference::REFERENCE;

@@ -6,8 +6,8 @@
 //! if there are any. The key of a chord's body begins with the body's id, which
 //! must be known also when what was kept has expired: `<task id>.<hash>`.
 
+use serde::Serializer;
 use serde::ser::SerializeMap;
-use serde::{Serializer, ser};
 use serde_json::{Map, Value};
 
 use crate::id::Id;
@@ -85,7 +85,7 @@ fn write_plain<S: Serializer>(
         options.remove("task_id");
     }
     let mut map = serializer.serialize_map(None)?;
-    ser::SerializeMap::serialize_entry(&mut map, "key", key)?;
+    map.serialize_entry("key", key)?;
     if !options.is_empty() {
         map.serialize_entry("options", &options)?;
     }
