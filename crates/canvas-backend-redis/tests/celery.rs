@@ -6,9 +6,11 @@
     reason = "clippy takes only #[test] functions for tests (rust-clippy#13981)"
 )]
 
+#[path = "../../../tests/kit/python.rs"]
+mod python;
 mod support;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use canvas_backend_redis::RedisBackend;
@@ -21,23 +23,8 @@ use tokio::process::Command;
 
 const LEASE: Duration = Duration::from_secs(60);
 
-/// A Python that has Celery.
-fn python() -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    // A Python finds its packages by the path that it is called by.
-    let root = root.canonicalize().unwrap();
-    let python = std::env::var_os("CANVAS_CELERY_PYTHON").map_or_else(
-        || root.join("target/interop/venv/bin/python"),
-        PathBuf::from,
-    );
-    assert!(
-        python.exists(),
-        "no {}: `cargo xtask test` makes it; or name a Python that has \
-         celery[redis]==5.7.0 in CANVAS_CELERY_PYTHON",
-        python.display()
-    );
-    python
-}
+/// What the Python needs.
+const PACKAGES: &str = "celery[redis]==5.7.0";
 
 /// Has Celery do something: see `celery.py`.
 async fn celery(redis: &Redis, command: &str, arguments: Value) -> Value {
@@ -46,7 +33,7 @@ async fn celery(redis: &Redis, command: &str, arguments: Value) -> Value {
 
 async fn celery_with_prefix(redis: &Redis, prefix: &str, command: &str, args: Value) -> Value {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/celery.py");
-    let mut run = Command::new(python());
+    let mut run = Command::new(python::python(PACKAGES));
     run.arg(script).args([&redis.url(), prefix, command]);
     for argument in args.as_array().unwrap() {
         run.arg(argument.to_string());

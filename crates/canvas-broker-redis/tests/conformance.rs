@@ -7,7 +7,7 @@
     reason = "clippy takes only #[test] functions for tests (rust-clippy#13981)"
 )]
 
-#[expect(dead_code, reason = "other tests use the rest")]
+#[expect(dead_code, unused_imports, reason = "other tests use the rest")]
 #[path = "it/support.rs"]
 mod support;
 

@@ -1,6 +1,7 @@
 //! One cache for two: Celery's own backend works on what we work on.
 
-use std::path::{Path, PathBuf};
+#[path = "../../../../tests/kit/python.rs"]
+mod python;
 
 use canvas_backend_memcache::{MemcacheBackend, MemcacheBackendConfig};
 use canvas_core::backend::{Arrival, Backend, Part, Stored};
@@ -11,28 +12,13 @@ use tokio::process::Command;
 
 use crate::support::{Memcached, arrive, failure, soon, success, url};
 
-/// A Python that has Celery and pymemcache.
-fn python() -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    // A Python finds its packages by the path that it is called by.
-    let root = root.canonicalize().unwrap();
-    let python = std::env::var_os("CANVAS_CELERY_PYTHON").map_or_else(
-        || root.join("target/interop/venv/bin/python"),
-        PathBuf::from,
-    );
-    assert!(
-        python.exists(),
-        "no {}: `cargo xtask test` makes it; or name a Python in CANVAS_CELERY_PYTHON that has \
-         celery==5.7.0 and pymemcache",
-        python.display()
-    );
-    python
-}
+/// What the Python needs.
+const PACKAGES: &str = "celery==5.7.0 and pymemcache";
 
 /// Has Celery do something: see `celery.py`.
 async fn celery(url: &str, command: &str, arguments: Value) -> Value {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/celery.py");
-    let mut run = Command::new(python());
+    let mut run = Command::new(python::python(PACKAGES));
     run.args([script, url, command]);
     for argument in arguments.as_array().unwrap() {
         run.arg(argument.to_string());

@@ -1,6 +1,9 @@
 //! Python on the other side: Celery's client, its worker, its messages.
 
-use std::path::{Path, PathBuf};
+#[path = "../../../../tests/kit/python.rs"]
+mod python;
+
+use std::path::Path;
 use std::process::Stdio;
 
 use canvas::prelude::*;
@@ -11,28 +14,13 @@ use tokio::process::{Child, Command};
 
 use crate::support::{PATIENCE, Vhost, add, fail, flaky, no_file, until, wait};
 
-/// The Python that has Celery 5.7.
-fn python() -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    // A Python finds its packages by the path that it is called by.
-    let root = root.canonicalize().unwrap();
-    let python = std::env::var_os("CANVAS_CELERY_PYTHON").map_or_else(
-        || root.join("target/interop/venv/bin/python"),
-        PathBuf::from,
-    );
-    assert!(
-        python.exists(),
-        "no {}: `cargo xtask test` makes it; or name a Python that has \
-         celery==5.7.0 in CANVAS_CELERY_PYTHON",
-        python.display()
-    );
-    python
-}
+/// What the Python needs.
+const PACKAGES: &str = "celery==5.7.0";
 
 /// One of the scripts, killed when what is made of it is dropped.
 fn script(name: &str, arguments: &[&str]) -> Command {
     let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/python");
-    let mut command = Command::new(python());
+    let mut command = Command::new(python::python(PACKAGES));
     command.arg(scripts.join(name)).args(arguments);
     command.kill_on_drop(true);
     command

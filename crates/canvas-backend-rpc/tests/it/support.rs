@@ -1,7 +1,9 @@
 //! The small words of the tests.
 
-use std::io;
-use std::sync::{Arc, Mutex, Once};
+#[path = "../../../../tests/kit/log.rs"]
+mod log;
+
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use canvas::prelude::*;
@@ -9,6 +11,7 @@ use canvas::{Backend, Builder};
 use canvas_backend_rpc::{RpcBackend, RpcBackendConfig};
 
 pub(crate) use crate::rabbit::{Rabbit, Vhost};
+pub(crate) use log::{keep_log, logged};
 
 /// How long anything may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -124,41 +127,6 @@ pub(crate) fn no_file(name: &str) -> String {
     let path = dir.join(format!("rpc-{}-{name}", std::process::id()));
     let _ = std::fs::remove_file(&path);
     path.to_str().unwrap().to_owned()
-}
-
-/// Keeps what all tests of this process log.
-#[derive(Clone, Copy)]
-struct Log;
-
-static LOGGED: Mutex<Vec<u8>> = Mutex::new(Vec::new());
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        LOGGED.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Starts to keep what is logged.
-pub(crate) fn keep_log() {
-    static KEEPING: Once = Once::new();
-    KEEPING.call_once(|| {
-        let subscriber = tracing_subscriber::fmt()
-            .with_ansi(false)
-            .with_writer(|| Log);
-        tracing::subscriber::set_global_default(subscriber.finish()).unwrap();
-    });
-}
-
-/// What was logged with this in it.
-pub(crate) fn logged(with: &str) -> Vec<String> {
-    let log = String::from_utf8(LOGGED.lock().unwrap().clone()).unwrap();
-    let lines = log.lines().filter(|line| line.contains(with));
-    lines.map(str::to_owned).collect()
 }
 
 /// Waits until something is so.

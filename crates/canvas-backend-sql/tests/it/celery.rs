@@ -1,6 +1,7 @@
 //! One database for two: Celery's own backend works on what we work on.
 
-use std::path::{Path, PathBuf};
+#[path = "../../../../tests/kit/python.rs"]
+mod python;
 
 use canvas_core::backend::{Backend, Stored};
 use canvas_core::{ResultTree, State};
@@ -10,23 +11,8 @@ use tokio::process::Command;
 
 use crate::support::{Db, Kind, failure, here, soon, success};
 
-/// A Python that has Celery, SQLAlchemy and its drivers.
-fn python() -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    // A Python finds its packages by the path that it is called by.
-    let root = root.canonicalize().unwrap();
-    let python = std::env::var_os("CANVAS_CELERY_PYTHON").map_or_else(
-        || root.join("target/interop/venv/bin/python"),
-        PathBuf::from,
-    );
-    assert!(
-        python.exists(),
-        "no {}: `cargo xtask test` makes it; or name a Python in CANVAS_CELERY_PYTHON that has \
-         celery==5.7.0, SQLAlchemy, psycopg2-binary and PyMySQL",
-        python.display()
-    );
-    python
-}
+/// What the Python needs.
+const PACKAGES: &str = "celery==5.7.0, SQLAlchemy, psycopg2-binary and PyMySQL";
 
 /// Has Celery do something: see `celery.py`.
 async fn celery(db: &Db, command: &str, arguments: Value) -> Value {
@@ -34,7 +20,7 @@ async fn celery(db: &Db, command: &str, arguments: Value) -> Value {
 }
 
 async fn celery_with(db: &Db, extended: &str, command: &str, arguments: Value) -> Value {
-    let mut run = Command::new(python());
+    let mut run = Command::new(python::python(PACKAGES));
     run.arg(here().join("celery.py"))
         .args([&db.celery_url(), extended, command]);
     for argument in arguments.as_array().unwrap() {

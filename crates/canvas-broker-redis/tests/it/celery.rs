@@ -1,7 +1,10 @@
 //! Python on the other side: Celery's client and kombu's consumer.
 
+#[path = "../../../../tests/kit/python.rs"]
+mod python;
+
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -14,23 +17,8 @@ use crate::support::{
     NEVER, PATIENCE, Redis, ack, consume, id, message, next, nothing, publish, to, until,
 };
 
-/// The Python that has Celery 5.7 with Redis.
-fn python() -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    // A Python finds its packages by the path that it is called by.
-    let root = root.canonicalize().unwrap();
-    let python = std::env::var_os("CANVAS_CELERY_PYTHON").map_or_else(
-        || root.join("target/interop/venv/bin/python"),
-        PathBuf::from,
-    );
-    assert!(
-        python.exists(),
-        "no {}: `cargo xtask test` makes it; or name a Python that has \
-         celery[redis]==5.7.0 in CANVAS_CELERY_PYTHON",
-        python.display()
-    );
-    python
-}
+/// What the Python needs.
+const PACKAGES: &str = "celery[redis]==5.7.0";
 
 /// A script that runs.
 struct Script {
@@ -41,7 +29,7 @@ struct Script {
 impl Script {
     fn start(name: &str, arguments: &[&str]) -> Self {
         let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/python");
-        let mut child = Command::new(python())
+        let mut child = Command::new(python::python(PACKAGES))
             .arg(scripts.join(name))
             .args(arguments)
             .stdout(Stdio::piped())

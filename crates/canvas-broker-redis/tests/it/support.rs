@@ -1,21 +1,23 @@
 //! A Redis of one's own, and the small words of the tests.
 
+#[path = "../../../../tests/kit/log.rs"]
+mod log;
+#[path = "../../../../tests/kit/messages.rs"]
+mod messages;
+
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, Once};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use canvas_broker_redis::{RedisBroker, RedisBrokerConfig};
 use canvas_core::Broker;
-use canvas_core::broker::{
-    ConsumeSpec, Consumer, Delivery, Destination, Outgoing, Settle, Settled,
-};
-use canvas_core::protocol::{Headers, Message, Properties};
 use redis::aio::MultiplexedConnection;
+
+pub(crate) use log::keep_log;
+pub(crate) use messages::*;
 
 /// How long anything may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -179,110 +181,11 @@ fn launch(dir: &Path, arguments: &Vec<String>) -> Child {
     shell.spawn().unwrap()
 }
 
-/// Keeps what all tests of this process log. (One collector for all: `tracing`
-/// may forget lines of which another thread's collector wanted none.)
-#[derive(Clone, Copy)]
-struct Log;
-
-static LOGGED: Mutex<Vec<u8>> = Mutex::new(Vec::new());
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        LOGGED.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Starts to keep what is logged.
-pub(crate) fn keep_log() {
-    static STARTED: Once = Once::new();
-    STARTED.call_once(|| {
-        let subscriber = tracing_subscriber::fmt()
-            .with_ansi(false)
-            .with_writer(|| Log);
-        tracing::subscriber::set_global_default(subscriber.finish()).unwrap();
-    });
-}
-
 impl Redis {
     /// What was logged of this server.
     pub(crate) fn logged(&self) -> Vec<String> {
-        let log = String::from_utf8(LOGGED.lock().unwrap().clone()).unwrap();
-        let name = self.socket().display().to_string();
-        log.lines()
-            .filter(|line| line.contains(&name))
-            .map(str::to_owned)
-            .collect()
+        log::logged(&self.socket().display().to_string())
     }
-}
-
-/// A message with this id.
-pub(crate) fn message(id: &str) -> Message {
-    Message {
-        headers: Headers {
-            task: Some("task".into()),
-            id: Some(id.into()),
-            ..Headers::default()
-        },
-        properties: Properties::default(),
-        body: Bytes::from_static(b"[[], {}, {}]"),
-    }
-}
-
-pub(crate) fn to(queue: &str, message: Message) -> Outgoing {
-    Outgoing {
-        to: Destination::queue(queue),
-        message,
-    }
-}
-
-pub(crate) async fn publish(broker: &Arc<dyn Broker>, queue: &str, ids: &[&str]) {
-    let batch = ids.iter().map(|id| to(queue, message(id))).collect();
-    broker.publish(batch).await.unwrap();
-}
-
-pub(crate) async fn consume(
-    broker: &Arc<dyn Broker>,
-    queues: &[&str],
-    prefetch: usize,
-    lease: Duration,
-) -> Box<dyn Consumer> {
-    let queues = queues.iter().map(|name| Arc::from(*name)).collect();
-    let spec = ConsumeSpec {
-        queues,
-        prefetch,
-        lease,
-    };
-    broker.consume(spec).await.unwrap()
-}
-
-/// The next delivery, which must come.
-pub(crate) async fn next(consumer: &mut Box<dyn Consumer>) -> Delivery {
-    let delivery = tokio::time::timeout(PATIENCE, consumer.next()).await;
-    delivery.expect("no delivery").unwrap().expect("stopped")
-}
-
-/// Makes sure that no delivery comes for so long.
-pub(crate) async fn nothing(consumer: &mut Box<dyn Consumer>, time: Duration) {
-    if let Ok(found) = tokio::time::timeout(time, consumer.next()).await {
-        panic!(
-            "should not have come: {:?}",
-            found.map(|d| d.map(|d| id(&d)))
-        );
-    }
-}
-
-pub(crate) fn id(delivery: &Delivery) -> String {
-    let id = delivery.message.headers.id.as_ref();
-    id.map(ToString::to_string).unwrap_or_default()
-}
-
-pub(crate) async fn ack(broker: &Arc<dyn Broker>, delivery: &Delivery) -> Settled {
-    broker.settle(&delivery.receipt, Settle::Ack).await.unwrap()
 }
 
 /// Waits until something is so.

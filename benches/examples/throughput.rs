@@ -1,16 +1,17 @@
-//! How many messages go through a Redis in a second.
+//! How many messages go through a broker in a second.
 //!
-//! `cargo run --release -p canvas-broker-redis --example throughput -- redis://localhost/9`
+//! `cargo run --release -p canvas-benches --example throughput -- redis://localhost/9`,
+//! or `amqp://localhost//`
 //!
-//! A second argument says how many messages, 100,000 if none does. The queue `throughput` of that database is purged before and after.
+//! A second argument says how many messages, 100,000 if none does. The queue
+//! `throughput` is purged before and after.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use canvas_broker_redis::{RedisBroker, RedisBrokerConfig};
-use canvas_core::broker::{ConsumeSpec, Consumer, Destination, Outgoing, Settle};
-use canvas_core::protocol::{Headers, Message, Properties};
-use canvas_core::{Broker, Error, Id, Result};
+use canvas::broker::{ConsumeSpec, Consumer, Destination, Outgoing, Settle};
+use canvas::protocol::{Headers, Message, Properties};
+use canvas::{Broker, Canvas, Connect, Error, Id, Result};
 use tokio::task::JoinSet;
 
 const QUEUE: &str = "throughput";
@@ -19,10 +20,11 @@ const ROUNDS: usize = 3;
 #[tokio::main]
 async fn main() -> Result<()> {
     let url = std::env::args().nth(1);
-    let url = url.ok_or_else(|| Error::Config("which Redis? give a URL".to_owned()))?;
+    let url = url.ok_or_else(|| Error::Config("which broker? give a URL".to_owned()))?;
     let count = std::env::args().nth(2).and_then(|count| count.parse().ok());
     let count: usize = count.unwrap_or(100_000);
-    let broker: Arc<dyn Broker> = RedisBroker::new(&url, RedisBrokerConfig::default())?;
+    let app = Canvas::builder().broker_url(&url).connect()?;
+    let broker = app.broker().clone();
     broker.purge(QUEUE).await?;
     for (size, flight) in [(1, 1), (1, 64), (64, 1), (64, 4), (1_000, 1)] {
         let messages = if size * flight == 1 {
